@@ -1,0 +1,167 @@
+//! The node agent: what happens on one machine. Today a call, tomorrow a connection to another node; so every answer is data or a
+//! stream, and nothing here hands out a descriptor, a path or a reference into a VM.
+
+mod streams;
+
+pub use streams::{Attached, InputSink, LogOptions, LogRecord, LogStream, OutputChunk, Stream};
+
+use async_trait::async_trait;
+
+use crate::state::{Container, ContainerId, PortBinding};
+
+/// Names an exec: 64 hexadecimal digits.
+pub type ExecId = String;
+
+/// A further process in a running container, as asked for.
+#[derive(Debug, Clone, Default)]
+pub struct ExecSpec {
+    /// Program and arguments.
+    pub args: Vec<String>,
+    /// Added to the container's.
+    pub env: Vec<String>,
+    /// Empty: the container's.
+    pub working_dir: String,
+    /// Empty: the container's.
+    pub user: String,
+    /// Give it a terminal.
+    pub tty: bool,
+    /// A client will send stdin.
+    pub stdin: bool,
+    /// A client wants stdout.
+    pub stdout: bool,
+    /// A client wants stderr.
+    pub stderr: bool,
+    /// All capabilities.
+    pub privileged: bool,
+    /// As docker's; shown by inspect only.
+    pub detach_keys: String,
+}
+
+/// An exec as it stands.
+#[derive(Debug, Clone)]
+pub struct ExecStatus {
+    /// Names it.
+    pub id: ExecId,
+    /// Where it runs.
+    pub container: ContainerId,
+    /// What was asked for.
+    pub spec: ExecSpec,
+    /// It has been started and has not ended.
+    pub running: bool,
+    /// Once it has ended (126 and 127 included where it could not start).
+    pub exit_code: Option<u8>,
+    /// In the microVM; 0 before it runs.
+    pub pid: u32,
+}
+
+/// One row of `top`.
+pub use hearth_guest_protocol::ProcessInfo;
+
+/// Why an agent could not do something.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AgentError {
+    /// The container has no VM here.
+    #[error("container {0} is not running")]
+    NotRunning(ContainerId),
+    /// No exec of that id (they are forgotten when their container ends).
+    #[error("No such exec instance: {0}")]
+    NoSuchExec(ExecId),
+    /// The exec was started before.
+    #[error("exec {0} has already been started")]
+    ExecStarted(ExecId),
+    /// The guest could not start the process; `code` is docker's 125, 126 or 127.
+    #[error("{message}")]
+    Start {
+        /// For the user.
+        message: String,
+        /// 125, 126 or 127.
+        code: u8,
+    },
+    /// The node has less memory, disk or addresses than asked for.
+    #[error("{0}")]
+    Exhausted(String),
+    /// The disk is full.
+    #[error("no space left on the node's data disk: remove containers or images that are no longer needed")]
+    DiskFull,
+    /// Something on the node failed.
+    #[error("{doing}: {reason}")]
+    Failed {
+        /// What it was doing.
+        doing: String,
+        /// Why it failed.
+        reason: String,
+    },
+}
+
+/// What one node does with containers. Called by [`crate::controller::Controller`] only, from any task.
+///
+/// Order for one container: `prepare` once, then any number of (`start`, … , exit), then `discard` once. `start` is called only
+/// while the container isn't up on this node, `discard` likewise. The agent commits `Started`, and `Exited` by itself through the
+/// [`ExitSink`] it was made with; `start`'s caller commits `StartFailed`.
+#[async_trait]
+pub trait Agent: Send + Sync {
+    /// Make what outlives runs: the container's directory and its writable layer.
+    async fn prepare(&self, container: &Container) -> Result<(), AgentError>;
+    /// Boot the microVM and start the main process. Returns the monitor's pid once the process runs.
+    async fn start(&self, container: &Container, ports: &[PortBinding]) -> Result<u32, AgentError>;
+    /// Send a Linux signal to the main process. SIGKILL ends the VM even where the guest doesn't answer.
+    async fn signal(&self, id: &ContainerId, signal: i32) -> Result<(), AgentError>;
+    /// Set the size of the main process's terminal.
+    async fn resize(&self, id: &ContainerId, rows: u16, columns: u16) -> Result<(), AgentError>;
+    /// What `discard` undoes: writable layer, logs. Of a container that doesn't exist here: nothing to do, no error.
+    async fn discard(&self, id: &ContainerId) -> Result<(), AgentError>;
+
+    /// Live output from now on, and stdin. Legal from `prepare` on: a client attaches before it starts. The output ends when
+    /// the run that is on, or comes next, ends.
+    async fn attach(&self, id: &ContainerId, stdin: bool) -> Result<Attached, AgentError>;
+    /// What the container has written, from all its runs.
+    async fn logs(&self, id: &ContainerId, options: LogOptions) -> Result<LogStream, AgentError>;
+    /// Processes, for `top`.
+    async fn processes(&self, id: &ContainerId) -> Result<Vec<ProcessInfo>, AgentError>;
+
+    /// Remember an exec. Refused where the container isn't running.
+    async fn exec_create(&self, id: &ContainerId, spec: ExecSpec) -> Result<ExecId, AgentError>;
+    /// Start it; its output begins with its first byte.
+    async fn exec_start(&self, exec: &ExecId, size: Option<(u16, u16)>) -> Result<Attached, AgentError>;
+    /// Set the size of its terminal.
+    async fn exec_resize(&self, exec: &ExecId, rows: u16, columns: u16) -> Result<(), AgentError>;
+    /// As it stands.
+    async fn exec_status(&self, exec: &ExecId) -> Result<ExecStatus, AgentError>;
+    /// Ids of a container's execs that run.
+    async fn execs(&self, id: &ContainerId) -> Vec<ExecId>;
+
+    /// The node as it stands.
+    async fn node(&self) -> NodeInfo;
+}
+
+/// Where an agent reports that a container's main process has ended; commits it.
+#[async_trait]
+pub trait ExitSink: Send + Sync {
+    /// Returns once it is committed.
+    async fn exited(&self, id: &ContainerId, exit: crate::state::Exit, at_ns: u64);
+}
+
+/// Facts about a node, for `info` and `version`.
+#[derive(Debug, Clone, Default)]
+pub struct NodeInfo {
+    /// Host name.
+    pub name: String,
+    /// `0.1.0`.
+    pub version: String,
+    /// `uname -r`.
+    pub kernel_version: String,
+    /// Logical CPUs.
+    pub cpus: usize,
+    /// MemTotal, bytes.
+    pub memory_bytes: u64,
+    /// `disk` or `ram`.
+    pub storage: String,
+    /// Why RAM, or which disk.
+    pub storage_note: String,
+    /// Bytes of the data file system.
+    pub storage_total_bytes: u64,
+    /// Bytes free there.
+    pub storage_free_bytes: u64,
+    /// Registries that may be spoken to in plain HTTP.
+    pub insecure_registries: Vec<String>,
+}

@@ -1,0 +1,17 @@
+//! The replicated controller, the node agent and the APIs.
+//!
+//! ```text
+//! api::docker ──▶ Controller ──propose──▶ raft ──apply──▶ state::State ──events──▶ watchers (API streams, node agent)
+//!                     │
+//!                     └──────ask────────▶ agent::Agent (VMs, logs, streams of the containers on one node)
+//! ```
+//!
+//! An API handler never touches a VM, a disk or a network: it reads the state, proposes a command through the
+//! [`controller::Controller`], or asks the node agent.
+
+pub mod agent;
+pub mod api;
+pub mod controller;
+pub mod network;
+pub mod raft;
+pub mod state;

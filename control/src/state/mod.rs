@@ -1,0 +1,35 @@
+//! The replicated state: what the machines together know and promise.
+//!
+//! Pure and deterministic: a [`Command`] goes in, an [`Outcome`] or [`Refusal`] and [`Event`]s come out. No clock, no random
+//! number, no I/O: times and ids are in the command, so that every replica and a simulator get the same state.
+
+mod command;
+mod container;
+mod event;
+mod image;
+mod names;
+
+pub use command::{Command, Outcome, Refusal};
+pub use container::{
+    Container, ContainerSpec, Exit, Phase, PortBinding, Protocol, RestartPolicy, Status,
+};
+pub use event::{Event, EventKind};
+pub use image::{ImageRecord, TagRecord};
+pub use names::{ContainerId, ContainerName, NameError, NodeId, Tenant};
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything that is replicated. Cheap to read, cloned only for snapshots.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Every container of every tenant.
+    pub containers: BTreeMap<ContainerId, Container>,
+    /// Image names of each tenant, by `(tenant, familiar name with tag or digest)`.
+    pub tags: BTreeMap<(Tenant, String), TagRecord>,
+    /// Images that a tenant has pulled or loaded, by `(tenant, image id "sha256:…")`.
+    pub images: BTreeMap<(Tenant, String), ImageRecord>,
+    /// Commands applied so far; grows by one with each, refused ones included.
+    pub revision: u64,
+}
