@@ -73,8 +73,9 @@ impl Controller {
     pub async fn restart(&self, id: &ContainerId, timeout_s: Option<i64>, signal: Option<i32>) -> Result<(), Error>;
     /// Remove; `force` kills first.
     pub async fn remove(&self, id: &ContainerId, force: bool) -> Result<(), Error>;
-    /// The exit, when `condition` holds. The returned future must be subscribed before it is first polled... (call registers the watch).
-    pub async fn wait(&self, id: &ContainerId, condition: WaitCondition) -> Result<Exit, Error>;
+    /// The exit, when `condition` holds. The watch is registered by the call, not by the first poll: an API may answer its headers, let the
+    /// client start the container, and miss nothing.
+    pub fn wait(&self, id: &ContainerId, condition: WaitCondition) -> impl Future<Output = Result<Exit, Error>> + Send + 'static;
     /// Remove an image that no tenant has any more from the nodes' stores. Returns what went (`sha256:…`).
     pub async fn collect_image(&self, image: &str) -> Result<Vec<String>, Error>;
     /// The container of a tenant by full id, unique prefix, or name.
