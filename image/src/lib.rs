@@ -1,1 +1,35 @@
-//! (being written)
+//! OCI images: from a registry or an archive to a read-only file system that a microVM can boot.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), hearth_image::Error> {
+//! use hearth_image::{Credentials, Store, StoreOptions};
+//! let store = Store::open("/data/images".as_ref(), StoreOptions::default()).await?;
+//! let pulled = store
+//!     .pull(&"busybox".parse()?, &Credentials::Anonymous, &mut |event| println!("{event}"))
+//!     .await?;
+//! println!("{}", store.root_file(&pulled.id).display());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! This crate knows nothing of VMs, clusters or names: an image is its config's digest here, and who calls it what
+//! is the caller's state. It never unpacks a stranger's files onto the host's file system: layers are merged in
+//! memory as metadata, and contents go from the layer's bytes straight into the image file.
+
+mod config;
+mod credentials;
+mod digest;
+mod error;
+mod image;
+mod progress;
+mod reference;
+mod store;
+
+pub use config::{History, ImageConfig, RootFs, RunConfig};
+pub use credentials::Credentials;
+pub use digest::{Digest, ImageId};
+pub use error::Error;
+pub use image::{Image, Loaded, Pulled, Removed};
+pub use progress::{LayerState, Progress};
+pub use reference::ImageRef;
+pub use store::{Store, StoreOptions};
