@@ -1,0 +1,233 @@
+//! What a user waits for, measured inside the node so that nothing waits for the world outside: the clock of a machine that counts
+//! instructions runs away while it waits for real I/O.
+//!
+//! Everything is taken from `/side` in the initramfs: `ca.pem`, `client.pem`, `client-key.pem`, and `image.tar`, an image
+//! named `bench` whose command prints one line.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1;
+use hyper::{Request, Response, StatusCode, body::Incoming};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use serde_json::{Value, json};
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::processes;
+
+/// Containers started before the measured ones: the first also unpacks what later ones share.
+const WARM_UP_RUNS: usize = 1;
+/// Containers measured. They agree to about one per cent; the median is reported.
+const RUNS: usize = 5;
+
+/// See the module.
+pub fn run() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(measure())?;
+    println!("side: {result}");
+    Ok(())
+}
+
+async fn measure() -> Result<Value> {
+    let api = Api::new()?;
+    let boot_to_api_ms = loop {
+        if api.call("GET", "/_ping", None).await.is_ok() {
+            break uptime_ms()?;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    // What start-up left to do in the background is part of neither number.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let idle_kib = processes::meminfo_kib("MemTotal")? - processes::meminfo_kib("MemAvailable")?;
+
+    api.call(
+        "POST",
+        "/images/load",
+        Some(fs::read("/side/image.tar")?.into()),
+    )
+    .await?;
+    let mut runs = Vec::new();
+    for run in 0..WARM_UP_RUNS + RUNS {
+        let measured = run_once(&api).await?;
+        if run >= WARM_UP_RUNS {
+            runs.push(measured);
+        }
+    }
+    runs.sort_by(|a, b| a.first_byte_ms.total_cmp(&b.first_byte_ms));
+    let median = &runs[runs.len() / 2];
+    Ok(json!({
+        "boot_to_api_ms": boot_to_api_ms,
+        "idle_node_kib": idle_kib,
+        "run_to_first_byte_ms": median.first_byte_ms,
+        "run_create_ms": median.create_ms,
+        "run_vm_exits": median.exits,
+        "run_exits_to_monitor": median.exits_to_monitor,
+        "vmm_overhead_kib": median.overhead_kib,
+        "runs_ms": runs.iter().map(|r| r.first_byte_ms).collect::<Vec<_>>(),
+    }))
+}
+
+struct Run {
+    create_ms: f64,
+    first_byte_ms: f64,
+    exits: u64,
+    exits_to_monitor: u64,
+    overhead_kib: u64,
+}
+
+/// Create and start a container of the bench image; its first byte; what its monitor counted; remove it.
+async fn run_once(api: &Api) -> Result<Run> {
+    // The container prints, then waits for its stdin to end, so that its monitor can be asked.
+    let config = json!({"Image": "bench", "AttachStdout": true, "AttachStdin": true, "OpenStdin": true, "StdinOnce": true});
+    let begun = Instant::now();
+    let created: Value = serde_json::from_slice(
+        &api.call(
+            "POST",
+            "/containers/create",
+            Some(config.to_string().into()),
+        )
+        .await?,
+    )?;
+    let create_ms = begun.elapsed().as_secs_f64() * 1e3;
+    let id = created["Id"]
+        .as_str()
+        .context("create answers with an Id")?;
+    let attach = format!("/containers/{id}/attach?stream=1&stdin=1&stdout=1&stderr=1");
+    let mut stream = api.upgrade(&attach).await?;
+    api.call("POST", &format!("/containers/{id}/start"), None)
+        .await?;
+    // A frame's header is eight bytes; the ninth is the container's first.
+    let mut first = [0; 9];
+    stream
+        .read_exact(&mut first)
+        .await
+        .context("the container ended without output")?;
+    let first_byte_ms = begun.elapsed().as_secs_f64() * 1e3;
+
+    let description = describe().await?;
+    let vmm = processes::named("vmm")
+        .first()
+        .copied()
+        .context("a monitor runs")?;
+    let overhead_kib = processes::overhead_kib(vmm)?;
+    stream.shutdown().await?;
+    api.call("POST", &format!("/containers/{id}/wait"), None)
+        .await?;
+    api.call("DELETE", &format!("/containers/{id}?force=1"), None)
+        .await?;
+    Ok(Run {
+        create_ms,
+        first_byte_ms,
+        exits: description["exits"].as_u64().unwrap_or(0),
+        exits_to_monitor: description["exits_to_monitor"].as_u64().unwrap_or(0),
+        overhead_kib,
+    })
+}
+
+/// What the one running monitor says of itself.
+async fn describe() -> Result<Value> {
+    let pod = fs::read_dir("/run/hearth/pods")?
+        .next()
+        .context("one pod runs")??;
+    let mut socket = UnixStream::connect(PathBuf::from(pod.path()).join("api.sock")).await?;
+    socket.write_all(b"\"describe\"\n").await?;
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\n") {
+        if socket.read_buf(&mut answer).await? == 0 {
+            bail!("the monitor hung up");
+        }
+    }
+    Ok(serde_json::from_slice::<Value>(&answer)?["description"].take())
+}
+
+/// Milliseconds on the kernel's clock, which starts when the kernel does.
+fn uptime_ms() -> Result<f64> {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Ok(now.tv_sec as f64 * 1e3 + now.tv_nsec as f64 / 1e6)
+}
+
+/// The node's own API, one connection a call as the docker CLI's shortest commands do.
+struct Api {
+    tls: tokio_rustls::TlsConnector,
+}
+
+impl Api {
+    fn new() -> Result<Self> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file("/side/ca.pem")?)?;
+        let certificates =
+            CertificateDer::pem_file_iter("/side/client.pem")?.collect::<Result<_, _>>()?;
+        let key = PrivateKeyDer::from_pem_file("/side/client-key.pem")?;
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(certificates, key)?;
+        Ok(Self {
+            tls: Arc::new(config).into(),
+        })
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>> {
+        let tcp = TcpStream::connect("127.0.0.1:2376").await?;
+        let tls = self
+            .tls
+            .connect(ServerName::try_from("localhost")?, tcp)
+            .await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(tls)).await?;
+        tokio::spawn(connection.with_upgrades());
+        Ok(sender.send_request(request).await?)
+    }
+
+    async fn call(&self, method: &str, path: &str, body: Option<Bytes>) -> Result<Bytes> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("Host", "localhost")
+            .header(
+                "Content-Type",
+                if path.starts_with("/images") {
+                    "application/x-tar"
+                } else {
+                    "application/json"
+                },
+            )
+            .body(Full::new(body.unwrap_or_default()))?;
+        let response = self.send(request).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await?.to_bytes();
+        if !status.is_success() {
+            bail!(
+                "{method} {path}: {status}: {}",
+                String::from_utf8_lossy(&body)
+            );
+        }
+        Ok(body)
+    }
+
+    async fn upgrade(&self, path: &str) -> Result<TokioIo<hyper::upgrade::Upgraded>> {
+        let request = Request::builder()
+            .method("POST")
+            .uri(path)
+            .header("Host", "localhost")
+            .header("Connection", "Upgrade")
+            .header("Upgrade", "tcp")
+            .body(Full::new(Bytes::new()))?;
+        let response = self.send(request).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            bail!("POST {path}: {}", response.status());
+        }
+        Ok(TokioIo::new(hyper::upgrade::on(response).await?))
+    }
+}

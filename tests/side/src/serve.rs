@@ -1,0 +1,73 @@
+//! One command a connection, one line; the answer is text up to the end of the connection.
+//!
+//! ```text
+//! pids NAME        process ids, space-separated
+//! kill NAME        SIGKILL to all of that name; how many there were
+//! overhead         for each monitor: pid and resident KiB beside the guest's memory
+//! meminfo FIELD    KiB
+//! list PATH        names in a folder, one a line
+//! read PATH        a file
+//! ```
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::processes;
+
+/// TCP port, on all addresses.
+pub const PORT: u16 = 9;
+
+/// Answers for ever.
+pub fn run() -> Result<()> {
+    let listener = TcpListener::bind(("0.0.0.0", PORT))?;
+    loop {
+        let Ok((client, _)) = listener.accept() else {
+            thread::sleep(Duration::from_millis(10));
+            continue;
+        };
+        thread::spawn(move || {
+            if let Err(error) = converse(&client) {
+                let _ = writeln!(&client, "error: {error:#}");
+            }
+        });
+    }
+}
+
+fn converse(client: &TcpStream) -> Result<()> {
+    let mut line = String::new();
+    BufReader::new(client).read_line(&mut line)?;
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let answer = match words.as_slice() {
+        ["pids", name] => processes::named(name)
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(" "),
+        ["kill", name] => processes::kill(name)?.to_string(),
+        ["overhead"] => {
+            let mut lines = String::new();
+            for pid in processes::named("vmm") {
+                lines += &format!("{pid} {}\n", processes::overhead_kib(pid)?);
+            }
+            lines
+        }
+        ["meminfo", field] => processes::meminfo_kib(field)?.to_string(),
+        ["list", path] => {
+            let mut names = Vec::new();
+            for entry in fs::read_dir(path).with_context(|| format!("listing {path}"))? {
+                names.push(entry?.file_name().to_string_lossy().into_owned());
+            }
+            names.sort();
+            names.join("\n")
+        }
+        ["read", path] => fs::read_to_string(path).with_context(|| format!("reading {path}"))?,
+        _ => bail!("no such command: {line:?}"),
+    };
+    let mut client = client;
+    Ok(client.write_all(answer.as_bytes())?)
+}
