@@ -5,7 +5,6 @@
 //! named `bench` whose command prints one line.
 
 use std::fs;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -140,7 +139,7 @@ async fn describe() -> Result<Value> {
     let pod = fs::read_dir("/run/hearth/pods")?
         .next()
         .context("one pod runs")??;
-    let mut socket = UnixStream::connect(PathBuf::from(pod.path()).join("api.sock")).await?;
+    let mut socket = UnixStream::connect(pod.path().join("api.sock")).await?;
     socket.write_all(b"\"describe\"\n").await?;
     let mut answer = Vec::new();
     while !answer.ends_with(b"\n") {
