@@ -59,7 +59,10 @@ fn soon<T>() -> Result<T, Error> {
 impl Controller {
     /// The state as this node knows it, for as long as the guard lives. Never hold it across an await.
     pub fn state(&self) -> impl Deref<Target = State> + '_ {
-        self.inner.state.read().unwrap_or_else(PoisonError::into_inner)
+        self.inner
+            .state
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Commit a command; returns when it is applied here.

@@ -81,7 +81,9 @@ pub enum AgentError {
     #[error("{0}")]
     Exhausted(String),
     /// The disk is full.
-    #[error("no space left on the node's data disk: remove containers or images that are no longer needed")]
+    #[error(
+        "no space left on the node's data disk: remove containers or images that are no longer needed"
+    )]
     DiskFull,
     /// Something on the node failed.
     #[error("{doing}: {reason}")]
@@ -122,7 +124,11 @@ pub trait Agent: Send + Sync {
     /// Remember an exec. Refused where the container isn't running.
     async fn exec_create(&self, id: &ContainerId, spec: ExecSpec) -> Result<ExecId, AgentError>;
     /// Start it; its output begins with its first byte.
-    async fn exec_start(&self, exec: &ExecId, size: Option<(u16, u16)>) -> Result<Attached, AgentError>;
+    async fn exec_start(
+        &self,
+        exec: &ExecId,
+        size: Option<(u16, u16)>,
+    ) -> Result<Attached, AgentError>;
     /// Set the size of its terminal.
     async fn exec_resize(&self, exec: &ExecId, rows: u16, columns: u16) -> Result<(), AgentError>;
     /// As it stands.

@@ -98,7 +98,8 @@ pub enum Command {
         /// Familiar name with tag.
         name: String,
     },
-    /// A tenant no longer has an image, under any name. Refused while a container of the tenant uses it, unless `force`d and none is up.
+    /// A tenant no longer has an image, under any name. Refused while a container of the tenant uses it, unless `force`d and none is up; the bytes stay while a
+    /// stopped one uses them.
     RemoveImage {
         /// Whose.
         tenant: Tenant,

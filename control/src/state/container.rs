@@ -144,10 +144,11 @@ pub struct PortBinding {
 }
 
 /// Where a container is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
     /// Never started.
+    #[default]
     Created,
     /// Its node is starting it.
     Starting,
@@ -158,7 +159,7 @@ pub enum Phase {
 }
 
 /// A container's life so far.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// Where it is.
     pub phase: Phase,

@@ -34,3 +34,11 @@ pub struct Event {
     /// Nanoseconds since the Unix epoch.
     pub at_ns: u64,
 }
+
+impl Event {
+    /// The event with one more attribute.
+    pub fn with(mut self, name: &str, value: impl ToString) -> Self {
+        self.attributes.insert(name.into(), value.to_string());
+        self
+    }
+}

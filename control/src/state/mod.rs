@@ -3,12 +3,17 @@
 //! Pure and deterministic: a [`Command`] goes in, an [`Outcome`] or [`Refusal`] and [`Event`]s come out. No clock, no random
 //! number, no I/O: times and ids are in the command, so that every replica and a simulator get the same state.
 
+pub mod address;
+mod apply;
 mod command;
 mod container;
+pub mod encoding;
 mod event;
 mod image;
 mod names;
+mod ports;
 
+pub use apply::Applied;
 pub use command::{Command, Outcome, Refusal};
 pub use container::{
     Container, ContainerSpec, Exit, Phase, PortBinding, Protocol, RestartPolicy, Status,

@@ -15,7 +15,9 @@ pub enum NameError {
     #[error("{0:?} is no container id: 64 hexadecimal digits are expected")]
     Id(String),
     /// Empty or with control characters.
-    #[error("the certificate's organisation {0:?} can't be a tenant's name: 1 to 64 printable characters are expected")]
+    #[error(
+        "the certificate's organisation {0:?} can't be a tenant's name: 1 to 64 printable characters are expected"
+    )]
     Tenant(String),
 }
 
@@ -35,7 +37,9 @@ pub struct ContainerId(String);
 pub struct ContainerName(String);
 
 /// A machine of the cluster; never reused.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct NodeId(pub u64);
 
 /// Longest tenant name: the upper bound of an organisation name in X.509 (RFC 5280, ub-organization-name).
@@ -49,8 +53,13 @@ impl Tenant {
 impl TryFrom<String> for Tenant {
     type Error = NameError;
     fn try_from(name: String) -> Result<Self, NameError> {
-        let ok = !name.is_empty() && name.len() <= TENANT_MAX && !name.chars().any(char::is_control);
-        if ok { Ok(Self(name)) } else { Err(NameError::Tenant(name)) }
+        let ok =
+            !name.is_empty() && name.len() <= TENANT_MAX && !name.chars().any(char::is_control);
+        if ok {
+            Ok(Self(name))
+        } else {
+            Err(NameError::Tenant(name))
+        }
     }
 }
 
@@ -58,7 +67,11 @@ impl TryFrom<String> for ContainerId {
     type Error = NameError;
     fn try_from(id: String) -> Result<Self, NameError> {
         let ok = id.len() == 64 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        if ok { Ok(Self(id)) } else { Err(NameError::Id(id)) }
+        if ok {
+            Ok(Self(id))
+        } else {
+            Err(NameError::Id(id))
+        }
     }
 }
 
@@ -80,8 +93,14 @@ impl TryFrom<String> for ContainerName {
         let bytes = name.as_bytes();
         let ok = bytes.len() >= 2
             && bytes[0].is_ascii_alphanumeric()
-            && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
-        if ok { Ok(Self(name)) } else { Err(NameError::Container(name)) }
+            && bytes
+                .iter()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
+        if ok {
+            Ok(Self(name))
+        } else {
+            Err(NameError::Container(name))
+        }
     }
 }
 

@@ -1,0 +1,209 @@
+//! openraft's log and vote on [`Disk`].
+
+use std::fmt::Debug;
+use std::ops::RangeBounds;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use openraft::storage::{LogFlushed, RaftLogStorage};
+use openraft::{
+    Entry, LogId, LogState, OptionalSend, RaftLogReader, StorageError, StorageIOError, Vote,
+};
+
+use super::Types;
+use super::disk::{self, Disk, DiskError, LOG};
+use crate::state::encoding;
+
+/// The log.
+#[derive(Clone)]
+pub(super) struct LogStore {
+    disk: Disk,
+    /// What openraft asks for at start and after each change; the disk has the same.
+    ends: Arc<Mutex<Ends>>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Ends {
+    purged: Option<LogId<u64>>,
+    last: Option<LogId<u64>>,
+    /// Not worth an `fsync` of its own: written with the next entries. An older one only means more to be committed again at start.
+    committed: Option<LogId<u64>>,
+}
+
+impl LogStore {
+    /// Reads where the log begins and ends.
+    pub async fn new(disk: Disk) -> Result<Self, DiskError> {
+        let purged = disk.get::<LogId<u64>>("purged").await?;
+        let committed = disk.get::<LogId<u64>>("committed").await?;
+        let newest = disk.newest().await?;
+        let last = newest
+            .map(|bytes| encoding::decode::<Entry<Types>>(&bytes))
+            .transpose()?
+            .map(|entry| entry.log_id);
+        let ends = Ends {
+            purged,
+            last: last.max(purged),
+            committed,
+        };
+        Ok(Self {
+            disk,
+            ends: Arc::new(Mutex::new(ends)),
+        })
+    }
+
+    /// Of the last entry; None: nothing was ever written.
+    pub fn last_index(&self) -> Option<u64> {
+        self.ends().last.map(|id| id.index)
+    }
+
+    fn ends(&self) -> Ends {
+        *self.ends.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_ends(&self, change: impl FnOnce(&mut Ends)) {
+        change(&mut self.ends.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl RaftLogReader<Types> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry<Types>>, StorageError<u64>> {
+        let range = (range.start_bound().cloned(), range.end_bound().cloned());
+        let entries = self
+            .disk
+            .entries(range)
+            .await
+            .map_err(|e| StorageIOError::read_logs(&e))?;
+        let decoded: Result<Vec<_>, _> = entries
+            .iter()
+            .map(|bytes| encoding::decode(bytes))
+            .collect();
+        Ok(decoded.map_err(|e| StorageIOError::read_logs(&e))?)
+    }
+}
+
+impl RaftLogStorage<Types> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<Types>, StorageError<u64>> {
+        let ends = self.ends();
+        Ok(LogState {
+            last_purged_log_id: ends.purged,
+            last_log_id: ends.last,
+        })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote<u64>) -> Result<(), StorageError<u64>> {
+        let vote = *vote;
+        let written = self.disk.write(move |t| disk::put(t, "vote", &vote)).await;
+        Ok(written.map_err(|e| StorageIOError::write_vote(&e))?)
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote<u64>>, StorageError<u64>> {
+        Ok(self
+            .disk
+            .get("vote")
+            .await
+            .map_err(|e| StorageIOError::read_vote(&e))?)
+    }
+
+    async fn save_committed(
+        &mut self,
+        committed: Option<LogId<u64>>,
+    ) -> Result<(), StorageError<u64>> {
+        self.set_ends(|ends| ends.committed = committed);
+        Ok(())
+    }
+
+    async fn read_committed(&mut self) -> Result<Option<LogId<u64>>, StorageError<u64>> {
+        Ok(self.ends().committed)
+    }
+
+    async fn append<I>(
+        &mut self,
+        entries: I,
+        callback: LogFlushed<Types>,
+    ) -> Result<(), StorageError<u64>>
+    where
+        I: IntoIterator<Item = Entry<Types>> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut last = None;
+        let mut encoded = Vec::new();
+        for entry in entries {
+            let bytes = encoding::encode(&entry)
+                .map_err(|e| StorageIOError::write_log_entry(entry.log_id, &e))?;
+            encoded.push((entry.log_id.index, bytes));
+            last = Some(entry.log_id);
+        }
+        let committed = self.ends().committed;
+        let written = self
+            .disk
+            .write(move |transaction| {
+                let mut table = transaction.open_table(LOG)?;
+                for (index, bytes) in &encoded {
+                    table.insert(index, bytes.as_slice())?;
+                }
+                drop(table);
+                committed.map_or(Ok(()), |id| disk::put(transaction, "committed", &id))
+            })
+            .await;
+        match written {
+            Ok(()) => {
+                self.set_ends(|ends| ends.last = last.max(ends.last));
+                callback.log_io_completed(Ok(()));
+                Ok(())
+            }
+            Err(error) => {
+                callback.log_io_completed(Err(std::io::Error::other(error.clone())));
+                Err(StorageIOError::write_logs(&error).into())
+            }
+        }
+    }
+
+    async fn truncate(&mut self, from: LogId<u64>) -> Result<(), StorageError<u64>> {
+        let removed = self
+            .disk
+            .write(move |transaction| {
+                transaction
+                    .open_table(LOG)?
+                    .retain_in(from.index.., |_, _| false)?;
+                Ok(())
+            })
+            .await;
+        removed.map_err(|e| StorageIOError::write_logs(&e))?;
+        let before = match from.index.checked_sub(1) {
+            Some(index) => self
+                .try_get_log_entries(index..=index)
+                .await?
+                .pop()
+                .map(|entry| entry.log_id),
+            None => None,
+        };
+        self.set_ends(|ends| ends.last = before.max(ends.purged));
+        Ok(())
+    }
+
+    async fn purge(&mut self, upto: LogId<u64>) -> Result<(), StorageError<u64>> {
+        let purged = self
+            .disk
+            .write(move |transaction| {
+                transaction
+                    .open_table(LOG)?
+                    .retain_in(..=upto.index, |_, _| false)?;
+                disk::put(transaction, "purged", &upto)
+            })
+            .await;
+        purged.map_err(|e| StorageIOError::write_logs(&e))?;
+        self.set_ends(|ends| {
+            ends.purged = Some(upto);
+            ends.last = ends.last.max(Some(upto));
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,188 @@
+//! The state machine as openraft sees it: [`State`] in memory, snapshots on [`Disk`].
+
+use std::io::Cursor;
+use std::sync::{Arc, PoisonError};
+
+use openraft::storage::{RaftStateMachine, Snapshot};
+use openraft::{
+    BasicNode, Entry, EntryPayload, LogId, OptionalSend, RaftSnapshotBuilder, SnapshotMeta,
+    StorageError, StorageIOError, StoredMembership,
+};
+
+use super::disk::{self, Disk, DiskError};
+use super::{Answer, Shared, Types};
+use crate::state::encoding;
+use crate::state::{Outcome, State};
+
+/// Applies what is committed.
+pub(super) struct Machine {
+    disk: Disk,
+    shared: Arc<Shared>,
+    applied: Option<LogId<u64>>,
+    membership: StoredMembership<u64, BasicNode>,
+}
+
+impl Machine {
+    /// The state of the last snapshot; the log's entries after it are applied by openraft.
+    pub async fn restore(disk: Disk, shared: Arc<Shared>) -> Result<Self, DiskError> {
+        let mut machine = Self {
+            disk,
+            shared,
+            applied: None,
+            membership: StoredMembership::default(),
+        };
+        if let Some((meta, bytes)) = machine.stored().await? {
+            machine.replace(&meta, encoding::decode(&bytes)?);
+        }
+        Ok(machine)
+    }
+
+    async fn stored(&self) -> Result<Option<(SnapshotMeta<u64, BasicNode>, Vec<u8>)>, DiskError> {
+        let meta = self.disk.get("snapshot-of").await?;
+        let bytes = self.disk.get_bytes("snapshot").await?;
+        Ok(meta.zip(bytes))
+    }
+
+    fn replace(&mut self, meta: &SnapshotMeta<u64, BasicNode>, state: State) {
+        self.applied = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        *self
+            .shared
+            .state
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = state;
+    }
+}
+
+impl RaftStateMachine<Types> for Machine {
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(
+        &mut self,
+    ) -> Result<(Option<LogId<u64>>, StoredMembership<u64, BasicNode>), StorageError<u64>> {
+        Ok((self.applied, self.membership.clone()))
+    }
+
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<Answer>, StorageError<u64>>
+    where
+        I: IntoIterator<Item = Entry<Types>> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut answers = Vec::new();
+        for entry in entries {
+            self.applied = Some(entry.log_id);
+            answers.push(match entry.payload {
+                EntryPayload::Blank => Answer(Ok(Outcome::Unchanged)),
+                EntryPayload::Membership(membership) => {
+                    self.membership = StoredMembership::new(Some(entry.log_id), membership);
+                    Answer(Ok(Outcome::Unchanged))
+                }
+                EntryPayload::Normal(command) => {
+                    let mut state = self
+                        .shared
+                        .state
+                        .write()
+                        .unwrap_or_else(PoisonError::into_inner);
+                    let applied = state.apply(&command);
+                    self.shared.observer.applied(&state, &applied.events);
+                    drop(state);
+                    for event in applied.events {
+                        // Nobody listens: nobody misses it.
+                        let _ = self.shared.events.send(event);
+                    }
+                    Answer(applied.result)
+                }
+            });
+        }
+        Ok(answers)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        let state = self
+            .shared
+            .state
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let meta = SnapshotMeta {
+            last_log_id: self.applied,
+            last_membership: self.membership.clone(),
+            snapshot_id: self.applied.map_or_else(
+                || "0".into(),
+                |id| format!("{}-{}", id.leader_id.term, id.index),
+            ),
+        };
+        Builder {
+            disk: self.disk.clone(),
+            meta,
+            state,
+        }
+    }
+
+    async fn begin_receiving_snapshot(
+        &mut self,
+    ) -> Result<Box<Cursor<Vec<u8>>>, StorageError<u64>> {
+        Ok(Box::default())
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta<u64, BasicNode>,
+        snapshot: Box<Cursor<Vec<u8>>>,
+    ) -> Result<(), StorageError<u64>> {
+        let bytes = snapshot.into_inner();
+        let state = encoding::decode(&bytes)
+            .map_err(|e| StorageIOError::read_snapshot(Some(meta.signature()), &e))?;
+        save(&self.disk, meta, bytes).await?;
+        self.replace(meta, state);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<Types>>, StorageError<u64>> {
+        let stored = self
+            .stored()
+            .await
+            .map_err(|e| StorageIOError::read_snapshot(None, &e))?;
+        Ok(stored.map(|(meta, bytes)| Snapshot {
+            meta,
+            snapshot: Box::new(Cursor::new(bytes)),
+        }))
+    }
+}
+
+/// The state at one moment, to be written.
+pub(super) struct Builder {
+    disk: Disk,
+    meta: SnapshotMeta<u64, BasicNode>,
+    state: State,
+}
+
+impl RaftSnapshotBuilder<Types> for Builder {
+    async fn build_snapshot(&mut self) -> Result<Snapshot<Types>, StorageError<u64>> {
+        let failed = |e: &encoding::EncodingError| {
+            StorageIOError::write_snapshot(Some(self.meta.signature()), e)
+        };
+        let bytes = encoding::encode(&self.state).map_err(|e| failed(&e))?;
+        save(&self.disk, &self.meta, bytes.clone()).await?;
+        Ok(Snapshot {
+            meta: self.meta.clone(),
+            snapshot: Box::new(Cursor::new(bytes)),
+        })
+    }
+}
+
+async fn save(
+    disk: &Disk,
+    meta: &SnapshotMeta<u64, BasicNode>,
+    bytes: Vec<u8>,
+) -> Result<(), StorageError<u64>> {
+    let signature = meta.signature();
+    let meta = meta.clone();
+    let written = disk
+        .write(move |transaction| {
+            disk::put(transaction, "snapshot-of", &meta)?;
+            disk::put_bytes(transaction, "snapshot", &bytes)
+        })
+        .await;
+    Ok(written.map_err(|e| StorageIOError::write_snapshot(Some(signature), &e))?)
+}

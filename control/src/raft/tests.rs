@@ -1,0 +1,99 @@
+//! What a replica promises across restarts.
+
+use std::sync::Arc;
+
+use super::{Observer, Replica};
+use crate::state::{Command, Event, Outcome, Refusal, State};
+
+struct Nobody;
+impl Observer for Nobody {
+    fn applied(&self, _: &State, _: &[Event]) {}
+}
+
+async fn open(dir: &std::path::Path) -> Replica {
+    Replica::open(dir, 7, Arc::new(Nobody)).await.unwrap()
+}
+
+fn load(n: u64) -> Command {
+    Command::AddImage {
+        tenant: "owner".parse().unwrap(),
+        at_ns: n,
+        image: format!("sha256:{n:064x}"),
+        names: vec![format!("image:{n}")],
+        repo_digest: None,
+        action: "load".into(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_answered_is_there_after_the_file_is_copied_away_under_a_running_replica() {
+    let dir = tempfile::tempdir().unwrap();
+    let replica = open(dir.path()).await;
+    for n in 0..20 {
+        assert_eq!(replica.propose(load(n)).await.unwrap(), Ok(Outcome::Done));
+        // The file as a power cut after the answer would leave it.
+        let copy = tempfile::tempdir().unwrap();
+        std::fs::copy(
+            dir.path().join("replica.redb"),
+            copy.path().join("replica.redb"),
+        )
+        .unwrap();
+        if n % 7 == 0 {
+            let revived = open(copy.path()).await;
+            assert_eq!(*revived.state(), *replica.state());
+            assert_eq!(revived.node(), replica.node());
+            assert_eq!(revived.propose(load(99)).await.unwrap(), Ok(Outcome::Done));
+            revived.close().await;
+        }
+    }
+    replica.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_gives_the_same_state_and_goes_on_also_past_snapshots() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut next = 0;
+    for round in 0..4u64 {
+        let replica = open(dir.path()).await;
+        assert_eq!(
+            replica.state().images.len() as u64,
+            next.min(super::ENTRIES_PER_SNAPSHOT)
+        );
+        for _ in 0..super::ENTRIES_PER_SNAPSHOT / 2 + round {
+            replica
+                .propose(load(next % super::ENTRIES_PER_SNAPSHOT))
+                .await
+                .unwrap()
+                .unwrap();
+            next += 1;
+        }
+        let (before, revision) = (replica.state().clone(), replica.state().revision);
+        assert_eq!(revision, next);
+        replica.close().await;
+        drop(replica);
+        let again = open(dir.path()).await;
+        assert_eq!(*again.state(), before);
+        again.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refusal_is_an_answer_and_events_come_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let replica = open(dir.path()).await;
+    let mut events = replica.events();
+    let untag = Command::Untag {
+        tenant: "owner".parse().unwrap(),
+        at_ns: 0,
+        name: "image:1".into(),
+    };
+    assert_eq!(
+        replica.propose(untag.clone()).await.unwrap(),
+        Err(Refusal::NoSuchImage("image:1".into()))
+    );
+    replica.propose(load(1)).await.unwrap().unwrap();
+    replica.propose(untag).await.unwrap().unwrap();
+    assert_eq!(events.recv().await.unwrap().action, "load");
+    assert_eq!(events.recv().await.unwrap().action, "untag");
+    replica.close().await;
+}

@@ -1,0 +1,235 @@
+//! The life of containers.
+
+use super::Result;
+use crate::state::{
+    Container, ContainerId, ContainerName, Event, EventKind, Exit, Outcome, Phase, Refusal, State,
+    address, ports,
+};
+
+/// Nanoseconds in a second.
+const SECOND_NS: u64 = 1_000_000_000;
+
+impl State {
+    fn container(&self, id: &ContainerId) -> Result<&Container> {
+        self.containers
+            .get(id)
+            .ok_or_else(|| Refusal::NoSuchContainer(id.to_string()))
+    }
+
+    fn container_mut(&mut self, id: &ContainerId) -> Result<&mut Container> {
+        self.containers
+            .get_mut(id)
+            .ok_or_else(|| Refusal::NoSuchContainer(id.to_string()))
+    }
+
+    fn name_is_free(&self, of: &Container, name: &ContainerName) -> Result<()> {
+        match self
+            .containers
+            .values()
+            .find(|c| c.tenant == of.tenant && c.name == *name && c.id != of.id)
+        {
+            Some(holder) => Err(Refusal::NameInUse {
+                name: name.to_string(),
+                by: holder.id.to_string(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn create(&mut self, wanted: &Container, events: &mut Vec<Event>) -> Result {
+        if self.containers.contains_key(&wanted.id) {
+            return Ok(Outcome::Unchanged);
+        }
+        self.name_is_free(wanted, &wanted.name)?;
+        if !self
+            .images
+            .contains_key(&(wanted.tenant.clone(), wanted.image.clone()))
+        {
+            return Err(Refusal::NoSuchImage(wanted.image_name.clone()));
+        }
+        let mut container = wanted.clone();
+        container.address = match container.spec.network_mode.as_str() {
+            "none" => None,
+            _ => Some(address::pick(self).ok_or(Refusal::NoFreeAddress)?),
+        };
+        container.status = super::super::Status::default();
+        events.push(event(&container, "create", container.created_ns));
+        self.containers.insert(container.id.clone(), container);
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn start(&mut self, id: &ContainerId, at_ns: u64, by_policy: bool) -> Result {
+        let container = self.container(id)?;
+        // Between the policy's decision and this entry of the log a user may have started or stopped it.
+        if container.is_up() || (by_policy && container.status.stopped_by_user) {
+            return Ok(Outcome::Unchanged);
+        }
+        let ports = ports::assign(self, container)?;
+        let status = &mut self.container_mut(id)?.status;
+        status.restarts = if by_policy {
+            status.restarts.saturating_add(1)
+        } else {
+            0
+        };
+        status.phase = Phase::Starting;
+        status.started_ns = at_ns;
+        status.stopped_by_user = false;
+        status.error.clear();
+        status.ports.clone_from(&ports);
+        Ok(Outcome::Starting { ports })
+    }
+
+    pub(super) fn started(
+        &mut self,
+        id: &ContainerId,
+        at_ns: u64,
+        pid: u32,
+        events: &mut Vec<Event>,
+    ) -> Result {
+        let container = self.container_mut(id)?;
+        if container.status.phase != Phase::Starting {
+            return Ok(Outcome::Unchanged);
+        }
+        container.status.phase = Phase::Running;
+        container.status.started_ns = at_ns;
+        container.status.pid = pid;
+        events.push(event(container, "start", at_ns));
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn start_failed(
+        &mut self,
+        id: &ContainerId,
+        at_ns: u64,
+        error: &str,
+        code: u8,
+        events: &mut Vec<Event>,
+    ) -> Result {
+        let container = self.container_mut(id)?;
+        if container.status.phase != Phase::Starting {
+            return Ok(Outcome::Unchanged);
+        }
+        error.clone_into(&mut container.status.error);
+        end(
+            container,
+            at_ns,
+            Exit {
+                code,
+                oom_killed: false,
+            },
+            events,
+        );
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn exited(
+        &mut self,
+        id: &ContainerId,
+        at_ns: u64,
+        exit: Exit,
+        events: &mut Vec<Event>,
+    ) -> Result {
+        let container = self.container_mut(id)?;
+        if !container.is_up() {
+            return Ok(Outcome::Unchanged);
+        }
+        if exit.oom_killed {
+            events.push(event(container, "oom", at_ns));
+        }
+        end(container, at_ns, exit, events);
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn signalled(
+        &mut self,
+        id: &ContainerId,
+        at_ns: u64,
+        signal: i32,
+        stop: bool,
+        events: &mut Vec<Event>,
+    ) -> Result {
+        let container = self.container_mut(id)?;
+        if !container.is_up() {
+            // A stop while a restart policy waits for its next try: nothing to signal, and nothing to start again.
+            if stop && !container.status.stopped_by_user {
+                container.status.stopped_by_user = true;
+                return Ok(Outcome::Done);
+            }
+            return if stop {
+                Ok(Outcome::Unchanged)
+            } else {
+                Err(Refusal::NotRunning(id.to_string()))
+            };
+        }
+        container.status.stopped_by_user |= stop;
+        events.push(event(container, "kill", at_ns).with("signal", signal));
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn rename(
+        &mut self,
+        id: &ContainerId,
+        at_ns: u64,
+        name: &ContainerName,
+        events: &mut Vec<Event>,
+    ) -> Result {
+        let container = self.container(id)?;
+        if container.name == *name {
+            return Ok(Outcome::Unchanged);
+        }
+        self.name_is_free(container, name)?;
+        let container = self.container_mut(id)?;
+        let old = std::mem::replace(&mut container.name, name.clone());
+        events.push(event(container, "rename", at_ns).with("oldName", format!("/{old}")));
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn remove(
+        &mut self,
+        id: &ContainerId,
+        at_ns: u64,
+        events: &mut Vec<Event>,
+    ) -> Result {
+        let container = self.container(id)?;
+        if container.is_up() {
+            return Err(Refusal::Running(id.to_string()));
+        }
+        events.push(event(container, "destroy", at_ns));
+        self.containers.remove(id);
+        Ok(Outcome::Done)
+    }
+}
+
+fn end(container: &mut Container, at_ns: u64, exit: Exit, events: &mut Vec<Event>) {
+    let status = &mut container.status;
+    let ran_s = match status.phase {
+        Phase::Running => at_ns.saturating_sub(status.started_ns) / SECOND_NS,
+        _ => 0,
+    };
+    status.phase = Phase::Exited;
+    status.pid = 0;
+    status.finished_ns = at_ns;
+    status.exit = exit;
+    status.ports.clear();
+    events.push(
+        event(container, "die", at_ns)
+            .with("exitCode", exit.code)
+            .with("execDuration", ran_s),
+    );
+}
+
+/// An event about a container, with what docker says about every container: its labels, image and name.
+fn event(container: &Container, action: &str, at_ns: u64) -> Event {
+    let mut attributes = container.spec.labels.clone();
+    attributes.insert("image".into(), container.image_name.clone());
+    attributes.insert("name".into(), container.name.to_string());
+    Event {
+        revision: 0,
+        tenant: container.tenant.clone(),
+        kind: EventKind::Container,
+        action: action.into(),
+        id: container.id.to_string(),
+        attributes,
+        at_ns,
+    }
+}

@@ -1,0 +1,91 @@
+//! Ports on the nodes.
+
+use std::net::IpAddr;
+
+use super::{Container, PortBinding, Protocol, Refusal, State};
+
+/// Where ports are picked when none is named: Linux's own default for ephemeral ports, the habit users know from docker.
+const EPHEMERAL: std::ops::RangeInclusive<u16> = 32768..=60999;
+/// TCP ports that the node itself listens on, or will: the Docker API, peers, the Kubernetes API.
+const RESERVED_TCP: [u16; 3] = [2376, 2377, 6443];
+
+/// The ports of a container's next run: those asked for, checked against every other run on its node, free ones filled in.
+pub(super) fn assign(state: &State, container: &Container) -> Result<Vec<PortBinding>, Refusal> {
+    let mut taken: Vec<PortBinding> = state
+        .containers
+        .values()
+        .filter(|other| other.node == container.node && other.id != container.id && other.is_up())
+        .flat_map(|other| other.status.ports.iter().cloned())
+        .collect();
+    let mut assigned = container.spec.ports.clone();
+    if container.spec.publish_all {
+        assigned.extend(exposed(container));
+    }
+    // Those that are named first: none that is picked may take one of them.
+    for binding in assigned.iter().filter(|binding| binding.host_port != 0) {
+        if !is_free(&taken, binding) {
+            return Err(Refusal::PortInUse {
+                address: binding
+                    .host_ip
+                    .map_or_else(|| "0.0.0.0".into(), |ip| ip.to_string()),
+                port: binding.host_port,
+            });
+        }
+        taken.push(binding.clone());
+    }
+    for binding in assigned.iter_mut().filter(|binding| binding.host_port == 0) {
+        let free = EPHEMERAL.map(|port| PortBinding {
+            host_port: port,
+            ..binding.clone()
+        });
+        *binding = free
+            .into_iter()
+            .find(|candidate| is_free(&taken, candidate))
+            .ok_or_else(|| Refusal::PortInUse {
+                address: "0.0.0.0".into(),
+                port: *EPHEMERAL.end(),
+            })?;
+        taken.push(binding.clone());
+    }
+    Ok(assigned)
+}
+
+/// Bindings for the exposed ports that no binding names.
+fn exposed(container: &Container) -> impl Iterator<Item = PortBinding> + '_ {
+    let spec = &container.spec;
+    spec.exposed_ports.iter().filter_map(|text| {
+        let (port, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+        let protocol = match protocol {
+            "tcp" => Protocol::Tcp,
+            "udp" => Protocol::Udp,
+            _ => return None,
+        };
+        let container_port = port.parse().ok()?;
+        let named = spec
+            .ports
+            .iter()
+            .any(|b| b.container_port == container_port && b.protocol == protocol);
+        (!named).then_some(PortBinding {
+            container_port,
+            protocol,
+            host_ip: None,
+            host_port: 0,
+        })
+    })
+}
+
+fn is_free(taken: &[PortBinding], wanted: &PortBinding) -> bool {
+    let reserved = wanted.protocol == Protocol::Tcp && RESERVED_TCP.contains(&wanted.host_port);
+    !reserved
+        && !taken.iter().any(|other| {
+            other.protocol == wanted.protocol
+                && other.host_port == wanted.host_port
+                && overlap(other.host_ip, wanted.host_ip)
+        })
+}
+
+/// Two listeners would collide: same address, or one of them on all.
+fn overlap(a: Option<IpAddr>, b: Option<IpAddr>) -> bool {
+    let any = |ip: Option<IpAddr>| ip.is_none_or(|ip| ip.is_unspecified());
+    any(a) || any(b) || a == b
+}
