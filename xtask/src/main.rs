@@ -1,2 +1,108 @@
-//! (being written)
-fn main() {}
+//! `cargo xtask COMMAND`.
+
+use std::process::ExitCode;
+use std::thread;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use xtask::trial::{self, Options};
+use xtask::{checks, image, prerequisites};
+
+/// Everything a developer or a first-time user types.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// One node in QEMU, a first container in a microVM, and a docker context to go on with
+    Try(Try),
+    /// Build hearth.efi, and print its path last
+    Image,
+    /// Check everything: formatting, lints, unit tests, and the real image in QEMU
+    Test(Test),
+    /// Forward published ports to a node that runs detached
+    #[command(hide = true)]
+    ForwardPorts,
+}
+
+#[derive(Args)]
+struct Try {
+    /// Leave the node running
+    #[arg(long)]
+    detach: bool,
+    /// Shut down a node that runs
+    #[arg(long, conflicts_with = "detach")]
+    stop: bool,
+    /// Processors of the node [default: those of this machine, at most 4]
+    #[arg(long)]
+    cpus: Option<usize>,
+    /// Memory of the node, such as 2G or 1536M
+    #[arg(long, value_parser = mebibytes, default_value = "2G")]
+    memory: u64,
+    /// Size of the node's data disk when it is made; it takes space only as it fills
+    #[arg(long, value_parser = mebibytes, default_value = "32G")]
+    disk: u64,
+    /// Show everything that the node's kernel says
+    #[arg(long)]
+    kernel_log: bool,
+}
+
+#[derive(Args)]
+struct Test {
+    /// Only end-to-end tests whose name contains this
+    filter: Option<String>,
+}
+
+/// More processors make nothing faster that one person tries out.
+const MOST_CPUS: usize = 4;
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Try(options) if options.stop => trial::stop(),
+        Command::Try(options) => {
+            let here = thread::available_parallelism().map_or(1, usize::from);
+            trial::run(&Options {
+                detach: options.detach,
+                cpus: options.cpus.unwrap_or(here.min(MOST_CPUS)),
+                memory_mib: options.memory,
+                disk_mib: options.disk,
+                kernel_log: options.kernel_log,
+            })
+        }
+        Command::Image => {
+            let efi = image::build(&prerequisites::ensure()?)?;
+            println!("{}", efi.display());
+            Ok(())
+        }
+        Command::Test(options) => checks::run(options.filter.as_deref()),
+        Command::ForwardPorts => trial::forward_ports(),
+    }
+}
+
+/// Parses `512M`, `2G`, or a number of MiB.
+fn mebibytes(text: &str) -> Result<u64, String> {
+    let (number, factor) = match text.strip_suffix(['G', 'g']) {
+        Some(number) => (number, 1024),
+        None => (text.strip_suffix(['M', 'm']).unwrap_or(text), 1),
+    };
+    number
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(factor))
+        .filter(|mebibytes| *mebibytes > 0)
+        .ok_or_else(|| "expected a size such as 2G or 512M".to_owned())
+}

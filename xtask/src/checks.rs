@@ -1,0 +1,177 @@
+//! `cargo xtask test`: everything a change must pass, each step by the tool that does it, and a count at the end.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{image, paths, prerequisites, process};
+
+/// Names the image to the end-to-end tests.
+pub const EFI_VARIABLE: &str = "HEARTH_EFI";
+
+/// What test programs counted.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Count {
+    passed: u64,
+    failed: u64,
+    ignored: u64,
+}
+
+/// Runs all checks; `filter` narrows the end-to-end tests.
+pub fn run(filter: Option<&str>) -> Result<()> {
+    let mut count = Count::default();
+    check("formatting", cargo(&["fmt", "--all", "--check"]))?;
+    check(
+        "lints",
+        cargo(&[
+            "clippy",
+            "--quiet",
+            "--workspace",
+            "--all-targets",
+            "--all-features",
+            "--",
+            "-Dwarnings",
+        ]),
+    )?;
+    licences()?;
+    test(
+        "unit tests",
+        &mut cargo(&["test", "--workspace", "--no-fail-fast"]),
+        &mut count,
+    )?;
+
+    let prerequisites = prerequisites::ensure()?;
+    let registry = prerequisites::registry()?;
+    let efi = image::build(&prerequisites)?;
+    let mut end_to_end = cargo(&[
+        "test",
+        "--package",
+        "hearth-tests",
+        "--features",
+        "e2e",
+        "--no-fail-fast",
+    ]);
+    if let Some(filter) = filter {
+        end_to_end.arg(filter);
+    }
+    end_to_end.env(EFI_VARIABLE, efi);
+    if let Some(dir) = registry.parent() {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let path = std::iter::once(dir.to_owned()).chain(std::env::split_paths(&path));
+        end_to_end.env("PATH", std::env::join_paths(path)?);
+    }
+    test("end-to-end tests", &mut end_to_end, &mut count)?;
+
+    println!(
+        "\n{} passed, {} failed, {} skipped",
+        count.passed, count.failed, count.ignored
+    );
+    if count.failed > 0 {
+        bail!("{} tests failed, see above", count.failed);
+    }
+    Ok(())
+}
+
+fn cargo(arguments: &[&str]) -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(arguments).current_dir(paths::project());
+    cargo
+}
+
+fn check(what: &str, mut command: Command) -> Result<()> {
+    eprintln!("== {what}");
+    let status = command
+        .status()
+        .with_context(|| format!("starting {}", process::shown(&command)))?;
+    if !status.success() {
+        bail!("{what}: {} failed, see above", process::shown(&command));
+    }
+    Ok(())
+}
+
+/// Licences, duplicates and sources of all dependencies, where cargo-deny is installed.
+fn licences() -> Result<()> {
+    if process::find("cargo-deny").is_none() {
+        eprintln!(
+            "== licences: left out, for cargo-deny isn't installed: cargo install cargo-deny"
+        );
+        return Ok(());
+    }
+    // Advisories need a database that isn't on every machine's network.
+    check(
+        "licences",
+        cargo(&["deny", "--offline", "check", "licenses", "bans", "sources"]),
+    )
+}
+
+/// Runs tests, showing their output as it comes and adding up what each test program counted.
+fn test(what: &str, command: &mut Command, count: &mut Count) -> Result<()> {
+    eprintln!("== {what}");
+    let begun = Instant::now();
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("starting {}", process::shown(command)))?;
+    let stdout = child.stdout.take().expect("stdout was asked for as a pipe");
+    let before = *count;
+    for line in BufReader::new(stdout).lines() {
+        let line = line?;
+        if let Some(result) = counted(&line) {
+            count.passed += result.passed;
+            count.failed += result.failed;
+            count.ignored += result.ignored;
+        }
+        println!("{line}");
+    }
+    let status = child.wait()?;
+    println!(
+        "{what}: {} passed, {} failed, {} s",
+        count.passed - before.passed,
+        count.failed - before.failed,
+        begun.elapsed().as_secs()
+    );
+    // A test program that doesn't compile or dies counts nothing: that must not pass for success.
+    if !status.success() && count.failed == before.failed {
+        bail!("{what}: {} failed, see above", process::shown(command));
+    }
+    Ok(())
+}
+
+/// Reads `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; …`.
+fn counted(line: &str) -> Option<Count> {
+    let counts = line.strip_prefix("test result: ")?.split_once(". ")?.1;
+    let mut result = Count::default();
+    for part in counts.split("; ") {
+        let (number, what) = part.split_once(' ')?;
+        let place = match what {
+            "passed" => &mut result.passed,
+            "failed" => &mut result.failed,
+            "ignored" => &mut result.ignored,
+            _ => continue,
+        };
+        *place = number.parse().ok()?;
+    }
+    Some(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_count_of_a_test_program_is_read() {
+        let line = "test result: FAILED. 3 passed; 2 failed; 1 ignored; 0 measured; 4 filtered out; finished in 0.00s";
+        assert_eq!(
+            counted(line),
+            Some(Count {
+                passed: 3,
+                failed: 2,
+                ignored: 1
+            })
+        );
+        assert_eq!(counted("test result: "), None);
+        assert_eq!(counted("running 3 tests"), None);
+    }
+}

@@ -1,0 +1,68 @@
+//! The docker CLI, pointed at a node.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::process;
+
+/// The context that `cargo xtask try` makes for its user.
+pub const CONTEXT: &str = "hearth";
+
+/// Settings of the user's that would lead the CLI elsewhere.
+const ELSEWHERE: [&str; 5] = [
+    "DOCKER_HOST",
+    "DOCKER_CONTEXT",
+    "DOCKER_TLS",
+    "DOCKER_TLS_VERIFY",
+    "DOCKER_CERT_PATH",
+];
+
+/// Makes or updates the context: the node's API on a port of loopback, with the owner's certificate.
+pub fn create_context(port: u16, owner_dir: &Path) -> Result<()> {
+    let file = |name: &str| owner_dir.join(name).display().to_string();
+    let endpoint = format!(
+        "host=tcp://127.0.0.1:{port},ca={},cert={},key={}",
+        file("ca.pem"),
+        file("cert.pem"),
+        file("key.pem")
+    );
+    let exists = process::capture(plain().args(["context", "inspect", CONTEXT])).is_ok();
+    let verb = if exists { "update" } else { "create" };
+    process::capture(
+        plain()
+            .args([
+                "context",
+                verb,
+                CONTEXT,
+                "--description",
+                "A Hearth node in QEMU",
+                "--docker",
+            ])
+            .arg(endpoint),
+    )
+    .context("making the docker context")?;
+    Ok(())
+}
+
+/// The CLI on the node.
+pub fn command() -> Command {
+    let mut command = plain();
+    command.args(["--context", CONTEXT]);
+    command
+}
+
+/// Version of the node's engine, if it answers.
+pub fn server_version() -> Result<String> {
+    let version = process::capture(command().args(["version", "--format", "{{.Server.Version}}"]))?;
+    Ok(version.trim().to_owned())
+}
+
+fn plain() -> Command {
+    let mut command = Command::new("docker");
+    for variable in ELSEWHERE {
+        command.env_remove(variable);
+    }
+    command
+}

@@ -1,0 +1,120 @@
+//! File systems that a node copies instead of making: an empty data disk and an empty writable layer. Made here, by the
+//! distribution's own tools, so that no node needs these tools.
+//!
+//! Both are sparse files, cut off after their last byte that isn't zero and compressed with zstd. Whoever unpacks one gives
+//! the file the length that its super block states, and writes only what isn't zero.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Result;
+use sha2::{Digest, Sha256};
+
+use crate::{paths, process};
+
+/// Part of the cache's key: change it when the making below changes.
+const RECIPE: &str = "1";
+
+/// btrfs refuses less than 109 MiB, and grows once it is mounted.
+const DATA_BYTES: u64 = 256 << 20;
+
+/// Label by which a node knows a data disk as its own.
+pub const DATA_LABEL: &str = "hearth-data";
+
+/// What a container may write before its layer must grow. Nothing of it is used until it is written.
+pub const WRITABLE_BYTES: u64 = 64 << 30;
+
+/// Options of the writable layer's file system.
+const WRITABLE_OPTIONS: &[&str] = &[
+    // A journal so that a power cut leaves a file system and not a puzzle; small, for each container has one.
+    "-Jsize=8",
+    // One inode per 64 KiB: a million files, and tables of 256 MiB that stay holes in the sparse file.
+    "-i65536",
+    // All bitmaps and tables at the front, and no copies of the super block farther on: the used part of the file is short.
+    "-G512",
+    "-Osparse_super2,^resize_inode",
+    // The file's holes read as zeros, so that tables and journal count as cleared: no thread zeroes them in the guest later.
+    "-Enum_backup_sb=0,discard,lazy_itable_init=1,lazy_journal_init=1",
+    // Nothing is kept back for root: the container's root is who fills it.
+    "-m0",
+    "-Lwritable",
+];
+
+/// The finished templates.
+#[derive(Debug, Clone)]
+pub struct Templates {
+    /// `data.btrfs.zst`
+    pub data: PathBuf,
+    /// `writable.ext4.zst`
+    pub writable: PathBuf,
+}
+
+/// Both templates, from the cache or made now.
+pub fn build() -> Result<Templates> {
+    let mut key = Sha256::new();
+    key.update(format!(
+        "{RECIPE} {DATA_BYTES} {DATA_LABEL} {WRITABLE_BYTES} {WRITABLE_OPTIONS:?}"
+    ));
+    let dir = paths::cache()?
+        .join("templates")
+        .join(hex::encode(key.finalize()));
+    fs::create_dir_all(&dir)?;
+    let templates = Templates {
+        data: dir.join("data.btrfs.zst"),
+        writable: dir.join("writable.ext4.zst"),
+    };
+    make(
+        &templates.data,
+        DATA_BYTES,
+        program("mkfs.btrfs").args(["--quiet", "--label", DATA_LABEL]),
+    )?;
+    make(
+        &templates.writable,
+        WRITABLE_BYTES,
+        program("mkfs.ext4").arg("-q").args(WRITABLE_OPTIONS),
+    )?;
+    Ok(templates)
+}
+
+/// File system tools live where only an administrator's `PATH` leads.
+fn program(name: &str) -> Command {
+    Command::new(process::find(name).unwrap_or_else(|| name.into()))
+}
+
+fn make(template: &Path, bytes: u64, mkfs: &mut Command) -> Result<()> {
+    if template.exists() {
+        return Ok(());
+    }
+    let image = template.with_extension("img");
+    let fresh = template.with_extension("fresh");
+    if image.exists() {
+        fs::remove_file(&image)?;
+    }
+    File::create(&image)?.set_len(bytes)?;
+    process::capture(mkfs.arg(&image))?;
+    let used = used_bytes(&image)?;
+    let mut encoder = zstd::Encoder::new(File::create(&fresh)?, zstd::DEFAULT_COMPRESSION_LEVEL)?;
+    encoder.include_checksum(true)?;
+    io::copy(&mut File::open(&image)?.take(used), &mut encoder)?;
+    encoder.finish()?;
+    fs::remove_file(&image)?;
+    fs::rename(&fresh, template)?;
+    Ok(())
+}
+
+/// Length up to the end of the last extent that isn't a hole.
+fn used_bytes(image: &Path) -> Result<u64> {
+    use rustix::fs::{SeekFrom, seek};
+    let file = File::open(image)?;
+    let mut end = 0;
+    loop {
+        match seek(&file, SeekFrom::Data(end)) {
+            Ok(data) => end = seek(&file, SeekFrom::Hole(data))?,
+            // No data from here on.
+            Err(rustix::io::Errno::NXIO) => return Ok(end),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
