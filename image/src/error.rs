@@ -32,7 +32,7 @@ pub enum Error {
     },
     /// The registry wants (other) credentials.
     #[error(
-        "access to {reference} denied by {registry}: run docker login {registry} with an account that may pull it ({reason})"
+        "pull access denied for {reference}: the repository does not exist or may require 'docker login {registry}' ({reason})"
     )]
     Unauthorized {
         /// What was asked for.
@@ -116,6 +116,9 @@ pub enum Error {
         /// The limit, with its unit.
         limit: String,
     },
+    /// Whoever asked for it has gone.
+    #[error("cancelled: nobody waits for the result any more")]
+    Cancelled,
     /// The data disk is full.
     #[error("no space left on the data disk: remove images or containers and try again")]
     NoSpace,
@@ -143,6 +146,20 @@ impl Error {
             _ => Self::Io {
                 action: action.into(),
                 source,
+            },
+        }
+    }
+
+    /// For errors of reading an archive: what a reader of ours put inside, or damage to the data, or a failing source.
+    pub(crate) fn reading(what: &str, err: io::Error) -> Self {
+        match err.kind() {
+            io::ErrorKind::UnexpectedEof => Self::malformed(what, "the archive is cut short"),
+            io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => {
+                Self::malformed(what, format!("the compressed data is damaged: {err}"))
+            }
+            _ => match err.downcast::<Self>() {
+                Ok(own) => own,
+                Err(err) => Self::io(format!("reading {what}"))(err),
             },
         }
     }

@@ -16,14 +16,21 @@
 //! is the caller's state. It never unpacks a stranger's files onto the host's file system: layers are merged in
 //! memory as metadata, and contents go from the layer's bytes straight into the image file.
 
+mod archive;
+mod compression;
 mod config;
 mod credentials;
 mod digest;
+mod erofs;
 mod error;
 mod image;
 mod progress;
 mod reference;
+mod registry;
 mod store;
+mod tar;
+mod tree;
+mod unpack;
 
 pub use config::{History, ImageConfig, RootFs, RunConfig};
 pub use credentials::Credentials;

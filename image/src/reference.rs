@@ -89,11 +89,6 @@ impl ImageRef {
             digest.to_string(),
         ))
     }
-
-    /// As the registry client wants it.
-    pub(crate) fn as_reference(&self) -> &Reference {
-        &self.0
-    }
 }
 
 impl FromStr for ImageRef {

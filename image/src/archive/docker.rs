@@ -1,0 +1,69 @@
+//! Docker's list of contents: `manifest.json` (Docker image specification v1.2, "Combined Image JSON + Filesystem
+//! Changeset Format").
+
+use serde::Deserialize;
+
+use super::{
+    FoundImage, FoundLayer,
+    spool::{self, Spool},
+};
+use crate::{Error, ImageRef};
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Item {
+    config: String,
+    #[serde(default)]
+    repo_tags: Option<Vec<String>>,
+    #[serde(default)]
+    layers: Option<Vec<String>>,
+}
+
+pub(super) fn images(spool: &Spool, manifest: &[u8]) -> Result<Vec<FoundImage>, Error> {
+    let items: Vec<Item> = serde_json::from_slice(manifest)
+        .map_err(|err| Error::malformed("manifest.json of the image archive", err.to_string()))?;
+    items.iter().map(|item| image(spool, item)).collect()
+}
+
+fn image(spool: &Spool, item: &Item) -> Result<FoundImage, Error> {
+    let config = spool.expect(&item.config)?;
+    check_name(&item.config, config)?;
+    let layers = item
+        .layers
+        .iter()
+        .flatten()
+        .map(|path| {
+            let file = spool.expect(path)?;
+            check_name(path, file)?;
+            Ok(FoundLayer {
+                path: file.path.clone(),
+                digest: file.digest,
+                size_bytes: file.size_bytes,
+            })
+        })
+        .collect::<Result<_, Error>>()?;
+    let tags = item
+        .repo_tags
+        .iter()
+        .flatten()
+        .map(|tag| tag.parse())
+        .collect::<Result<Vec<ImageRef>, _>>()?;
+    Ok(FoundImage {
+        tags,
+        config_json: spool::read(config, &item.config)?,
+        manifest_json: None,
+        layers,
+    })
+}
+
+/// Many of the files are named by their digest: `blobs/sha256/<hex>`, and in older archives `<hex>.json`. (The older
+/// `<hex>/layer.tar` isn't: that is the id of a history.)
+fn check_name(path: &str, file: &spool::SpooledFile) -> Result<(), Error> {
+    let hex = path
+        .strip_prefix("blobs/sha256/")
+        .or(path.strip_suffix(".json"));
+    match hex.map(|hex| format!("sha256:{hex}").parse()) {
+        Some(Ok(digest)) => spool::check(file, &digest, path),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,249 @@
+//! Manifests and manifest lists (OCI image specification, manifest.md and image-index.md; docker's schema 2).
+
+use oci_distribution::manifest::{OciDescriptor, OciImageIndex, OciImageManifest};
+use serde_json::Value;
+
+use super::Registry;
+use crate::{Digest, Error, store::MAX_DOCUMENT_BYTES};
+
+/// What we ask a registry for.
+const ACCEPT_MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, \
+     application/vnd.docker.distribution.manifest.list.v2+json, \
+     application/vnd.oci.image.manifest.v1+json, \
+     application/vnd.docker.distribution.manifest.v2+json";
+
+/// A reference to a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Descriptor {
+    pub(crate) digest: Digest,
+    pub(crate) size_bytes: u64,
+}
+
+/// A manifest, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ImageManifest {
+    pub(crate) config: Descriptor,
+    /// Lowest first.
+    pub(crate) layers: Vec<Descriptor>,
+}
+
+/// What a reference can lead to.
+#[derive(Clone, Debug)]
+pub(crate) enum Document {
+    Manifest(ImageManifest),
+    /// Of several platforms.
+    Index(Box<OciImageIndex>),
+}
+
+/// What a reference has led to.
+#[derive(Clone, Debug)]
+pub(crate) struct Resolved {
+    /// Of the document that the reference names.
+    pub(crate) digest: Digest,
+    pub(crate) manifest_json: Vec<u8>,
+    pub(crate) config: Digest,
+    config_size_bytes: u64,
+    pub(crate) layers: Vec<Descriptor>,
+}
+
+impl Registry {
+    /// Finds the manifest for linux/amd64.
+    pub(crate) async fn resolve(&self) -> Result<Resolved, Error> {
+        let name = self.reference.familiar();
+        let asked = match (self.reference.digest(), self.reference.tag()) {
+            (Some(digest), _) => digest,
+            (None, tag) => tag.unwrap_or("latest"),
+        };
+        let expected = self.reference.digest().map(str::parse).transpose()?;
+        let (json, digest) = self.manifest(asked, expected).await?;
+        let (manifest_json, manifest) = match parse_manifest(&json, &name)? {
+            Document::Manifest(manifest) => (json, manifest),
+            Document::Index(index) => {
+                let chosen = select_platform(&index, &name)?;
+                let (json, _) = self.manifest(&chosen.to_string(), Some(chosen)).await?;
+                match parse_manifest(&json, &name)? {
+                    Document::Manifest(manifest) => (json, manifest),
+                    Document::Index(_) => {
+                        return Err(Error::malformed(
+                            format!("manifest list of {name}"),
+                            "it leads to another list",
+                        ));
+                    }
+                }
+            }
+        };
+        Ok(Resolved {
+            digest,
+            manifest_json,
+            config: manifest.config.digest,
+            config_size_bytes: manifest.config.size_bytes,
+            layers: manifest.layers,
+        })
+    }
+
+    async fn manifest(
+        &self,
+        asked: &str,
+        expected: Option<Digest>,
+    ) -> Result<(Vec<u8>, Digest), Error> {
+        let path = format!("manifests/{asked}");
+        let response = self.get(&path, Some(ACCEPT_MANIFESTS), 0).await?;
+        if !response.status().is_success() {
+            return Err(self.refused(response).await);
+        }
+        let promised = response.headers().get("docker-content-digest");
+        let promised = promised.and_then(|value| value.to_str().ok()?.parse().ok());
+        let json = self
+            .read(response, MAX_DOCUMENT_BYTES, "the manifest")
+            .await?;
+        let actual = Digest::of(&json);
+        match expected.or(promised) {
+            Some(expected) if expected != actual => Err(Error::DigestMismatch {
+                what: format!("manifest of {}", self.reference.familiar()),
+                expected: expected.to_string(),
+                actual: actual.to_string(),
+            }),
+            _ => Ok((json, actual)),
+        }
+    }
+
+    /// The config document, verified.
+    pub(crate) async fn config(&self, resolved: &Resolved) -> Result<Vec<u8>, Error> {
+        let what = format!("config of {}", self.reference.familiar());
+        if resolved.config_size_bytes > MAX_DOCUMENT_BYTES {
+            return Err(Error::TooLarge {
+                what,
+                limit: format!("{MAX_DOCUMENT_BYTES} bytes"),
+            });
+        }
+        let response = self
+            .get(&format!("blobs/{}", resolved.config), None, 0)
+            .await?;
+        if !response.status().is_success() {
+            return Err(self.blob_refused(response, &resolved.config).await);
+        }
+        let json = self.read(response, MAX_DOCUMENT_BYTES, &what).await?;
+        let actual = Digest::of(&json);
+        if actual != resolved.config {
+            return Err(Error::DigestMismatch {
+                what,
+                expected: resolved.config.to_string(),
+                actual: actual.to_string(),
+            });
+        }
+        Ok(json)
+    }
+}
+
+/// Tells what a document is and checks what will be relied on.
+pub(crate) fn parse_manifest(json: &[u8], name: &str) -> Result<Document, Error> {
+    let what = || format!("manifest of {name}");
+    let value: Value =
+        serde_json::from_slice(json).map_err(|err| Error::malformed(what(), err.to_string()))?;
+    let is_index = value.get("manifests").is_some();
+    if is_index && value.get("layers").is_some() {
+        // One document that two readers understand differently.
+        return Err(Error::malformed(
+            what(),
+            "it is a manifest and a list at once",
+        ));
+    }
+    let bad = |err: serde_json::Error| Error::malformed(what(), err.to_string());
+    if is_index {
+        return Ok(Document::Index(Box::new(
+            serde_json::from_value(value).map_err(bad)?,
+        )));
+    }
+    if value.get("layers").is_none() {
+        let media_type = value
+            .get("mediaType")
+            .and_then(Value::as_str)
+            .unwrap_or("schema 1");
+        return Err(Error::UnsupportedMediaType {
+            what: what(),
+            media_type: media_type.chars().take(100).collect(),
+        });
+    }
+    let manifest: OciImageManifest = serde_json::from_value(value).map_err(bad)?;
+    check_config_type(&manifest.config, name)?;
+    let config = descriptor(&manifest.config, name)?;
+    let layers = manifest
+        .layers
+        .iter()
+        .map(|layer| {
+            check_layer_type(&layer.media_type, name)?;
+            descriptor(layer, name)
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(Document::Manifest(ImageManifest { config, layers }))
+}
+
+/// The list's manifest for this node.
+pub(crate) fn select_platform(index: &OciImageIndex, name: &str) -> Result<Digest, Error> {
+    let platforms = || {
+        index.manifests.iter().filter_map(|entry| {
+            let platform = entry.platform.as_ref()?;
+            let (os, architecture) = (platform.os.to_string(), platform.architecture.to_string());
+            Some((entry, os, architecture, platform.variant.clone()))
+        })
+    };
+    let fitting: Vec<_> = platforms()
+        .filter(|(_, os, architecture, _)| os == "linux" && architecture == "amd64")
+        .collect();
+    // Variants (v2, v3) ask for more of the processor than a virtual one may have.
+    let plain = fitting
+        .iter()
+        .find(|found| found.3.as_deref().is_none_or(|v| matches!(v, "" | "v1")));
+    let chosen = match (plain.or(fitting.first()), index.manifests.as_slice()) {
+        (Some(found), _) => found.0,
+        // A list of one that doesn't say; the config will.
+        (None, [only]) if only.platform.is_none() => only,
+        _ => {
+            let offered: Vec<_> = platforms()
+                .map(|(_, os, architecture, _)| format!("{os}/{architecture}"))
+                .collect();
+            return Err(Error::UnsupportedPlatform {
+                reference: name.to_owned(),
+                offered: offered.join(", ").chars().take(200).collect(),
+            });
+        }
+    };
+    chosen.digest.parse()
+}
+
+fn descriptor(descriptor: &OciDescriptor, name: &str) -> Result<Descriptor, Error> {
+    let size_bytes = u64::try_from(descriptor.size).map_err(|_| {
+        Error::malformed(format!("manifest of {name}"), "a blob's size is negative")
+    })?;
+    Ok(Descriptor {
+        digest: descriptor.digest.parse()?,
+        size_bytes,
+    })
+}
+
+fn check_config_type(config: &OciDescriptor, name: &str) -> Result<(), Error> {
+    match config.media_type.as_str() {
+        "application/vnd.oci.image.config.v1+json"
+        | "application/vnd.docker.container.image.v1+json" => Ok(()),
+        other => Err(Error::UnsupportedMediaType {
+            what: format!("the config of {name}, which is an artifact rather than an image"),
+            media_type: other.chars().take(100).collect(),
+        }),
+    }
+}
+
+/// Which bytes the layer really has is told by themselves; this refuses what isn't a layer at all, is encrypted, or
+/// isn't to be distributed.
+fn check_layer_type(media_type: &str, name: &str) -> Result<(), Error> {
+    let kind = media_type
+        .strip_prefix("application/vnd.oci.image.layer.v1.tar")
+        .or(media_type.strip_prefix("application/vnd.docker.image.rootfs.diff.tar"))
+        .or(media_type.strip_prefix("application/vnd.oci.image.layer.nondistributable.v1.tar"));
+    match kind {
+        Some("" | "+gzip" | "+zstd" | ".gzip" | ".zstd") => Ok(()),
+        _ => Err(Error::UnsupportedMediaType {
+            what: format!("a layer of {name}"),
+            media_type: media_type.chars().take(100).collect(),
+        }),
+    }
+}

@@ -1,0 +1,222 @@
+//! From verified layers to an image that is listed; pull and load end here.
+
+use serde_json::json;
+use tempfile::NamedTempFile;
+use tokio::{
+    sync::mpsc::{self, Receiver, Sender},
+    task::{JoinError, JoinHandle},
+};
+
+use super::{
+    Shared,
+    record::{self, LayerRecord, Record},
+};
+use crate::{
+    Digest, Error, ImageConfig, ImageId, LayerState, Progress,
+    unpack::{LayerFile, Unpacker},
+};
+
+/// Layers that wait for being unpacked, opened; the others wait for them in their downloads.
+const WAITING_LAYERS: usize = 2;
+
+/// Bytes of a config document. Docker's limit for manifests is 4 MiB; real configs have some kilobytes.
+pub(crate) const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
+
+/// Layers of an image: overlayfs never took more than 500, docker takes 127.
+const MAX_LAYERS: usize = 512;
+
+/// What an image is made of, besides its layers' bytes.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) id: ImageId,
+    pub(super) config: ImageConfig,
+    pub(super) config_json: Vec<u8>,
+    pub(super) manifest_json: Vec<u8>,
+    /// Lowest first; one for each diff id of the config.
+    pub(super) layers: Vec<LayerRecord>,
+}
+
+/// Reads a config document and checks that this node can run it. Returns the image's id.
+pub(super) fn read_config(json: &[u8], reference: &str) -> Result<(ImageId, ImageConfig), Error> {
+    let config: ImageConfig = serde_json::from_slice(json)
+        .map_err(|err| Error::malformed(format!("config of {reference}"), err.to_string()))?;
+    let runs_here = |value: &str, wanted| value.is_empty() || value == wanted;
+    if !runs_here(&config.os, "linux") || !runs_here(&config.architecture, "amd64") {
+        return Err(Error::UnsupportedPlatform {
+            reference: reference.to_owned(),
+            offered: format!("{}/{}", config.os, config.architecture),
+        });
+    }
+    if config.rootfs.diff_ids.len() > MAX_LAYERS {
+        return Err(Error::TooLarge {
+            what: format!("the number of layers of {reference}"),
+            limit: MAX_LAYERS.to_string(),
+        });
+    }
+    Ok((Digest::of(json).into(), config))
+}
+
+/// A manifest (OCI image specification, manifest.md) for an image that came without one.
+pub(super) fn make_manifest(config_json: &[u8], layers: &[(LayerRecord, &str)]) -> Vec<u8> {
+    let layers: Vec<_> = layers
+        .iter()
+        .map(|(layer, media_type)| {
+            json!({
+                "mediaType": media_type,
+                "digest": layer.digest.to_string(),
+                "size": layer.size_bytes,
+            })
+        })
+        .collect();
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": {
+            "mediaType": "application/vnd.oci.image.config.v1+json",
+            "digest": Digest::of(config_json).to_string(),
+            "size": config_json.len(),
+        },
+        "layers": layers,
+    });
+    manifest.to_string().into_bytes()
+}
+
+/// A layer that is ready to be unpacked.
+#[derive(Debug)]
+pub(super) struct Ready {
+    pub(super) layer: LayerFile,
+    /// How progress names it; `None`: nobody wants to hear of it.
+    pub(super) short_id: Option<String>,
+}
+
+/// What the unpacking thread gives back: the finished root file system and docker's size of the image.
+pub(super) type Built = (NamedTempFile, u64);
+
+/// Which words progress uses.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Words {
+    Pull,
+    Load,
+}
+
+/// Starts a thread that unpacks the layers it's sent, in order. Closing the channel early cancels it.
+pub(super) fn start(
+    shared: &Shared,
+    id: ImageId,
+    layer_count: usize,
+    words: Words,
+    events: Sender<Progress>,
+) -> (Sender<Ready>, JoinHandle<Result<Built, Error>>) {
+    let (sender, receiver) = mpsc::channel(WAITING_LAYERS);
+    let layout = shared.layout.clone();
+    let task = tokio::task::spawn_blocking(move || {
+        let root = layout.temporary()?;
+        let file = root
+            .reopen()
+            .map_err(Error::io("opening a root file system"))?;
+        let size_bytes = unpack(
+            Unpacker::new(file),
+            id,
+            layer_count,
+            words,
+            receiver,
+            &events,
+        )?;
+        Ok((root, size_bytes))
+    });
+    (sender, task)
+}
+
+fn unpack(
+    mut unpacker: Unpacker,
+    id: ImageId,
+    layer_count: usize,
+    words: Words,
+    mut layers: Receiver<Ready>,
+    events: &Sender<Progress>,
+) -> Result<u64, Error> {
+    for _ in 0..layer_count {
+        let Ready { layer, short_id } = layers.blocking_recv().ok_or(Error::Cancelled)?;
+        let total = layer.size_bytes;
+        let tell = |state: LayerState| match &short_id {
+            Some(id) => events
+                .blocking_send(Progress::Layer {
+                    id: id.clone(),
+                    state,
+                })
+                .is_ok(),
+            None => !events.is_closed(),
+        };
+        let mut report = |current| {
+            tell(match words {
+                Words::Pull => LayerState::Extracting { current, total },
+                Words::Load => LayerState::Loading { current, total },
+            })
+        };
+        unpacker.add(&layer, &mut report)?;
+        report(total);
+        if let Words::Pull = words {
+            tell(LayerState::PullComplete);
+        }
+    }
+    unpacker.finish(&id)
+}
+
+/// Lists the image: its documents, its root file system, and last the record that makes it exist.
+pub(super) fn commit(shared: &Shared, plan: Plan, built: Built) -> Result<(), Error> {
+    let layout = &shared.layout;
+    let (root, size_bytes) = built;
+    let manifest = Digest::of(&plan.manifest_json);
+    layout.keep_bytes(&plan.config_json, &layout.blob(plan.id.digest()))?;
+    layout.keep_bytes(&plan.manifest_json, &layout.blob(&manifest))?;
+    layout.keep(root, &layout.root(&plan.id))?;
+    let record = Record::new(manifest, size_bytes, plan.layers);
+    layout.keep_bytes(&record.to_json(), &layout.record(&plan.id))?;
+    let held = record::hold(layout, plan.id, plan.config, plan.config_json, record)?;
+    tracing::info!(image = %plan.id, size_bytes, disk_bytes = held.image.disk_bytes, "image stored");
+    shared.insert(held);
+    Ok(())
+}
+
+/// The outcome of a thread of ours; a panic in it is a fault of the image's, as far as anybody can tell.
+pub(super) async fn join<T>(task: JoinHandle<Result<T, Error>>) -> Result<T, Error> {
+    joined(task.await)
+}
+
+/// The same for a task that was awaited already.
+pub(super) fn joined<T>(outcome: Result<Result<T, Error>, JoinError>) -> Result<T, Error> {
+    outcome.unwrap_or_else(|err| {
+        tracing::error!(%err, "a thread of the image store failed");
+        Err(Error::malformed(
+            "image",
+            "it could not be processed; the node's log says why",
+        ))
+    })
+}
+
+/// Runs `work` in a thread that may block.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    join(tokio::task::spawn_blocking(work)).await
+}
+
+/// Hands events to `progress` until `work` is done, and then the rest.
+pub(super) async fn relay<T>(
+    work: impl Future<Output = T>,
+    mut events: Receiver<Progress>,
+    progress: &mut (dyn FnMut(Progress) + Send),
+) -> T {
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            Some(event) = events.recv() => progress(event),
+            result = &mut work => {
+                while let Ok(event) = events.try_recv() {
+                    progress(event);
+                }
+                return result;
+            }
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! `docker load`: an archive's images, one after the other.
+
+use std::{
+    io::{self, Read},
+    path::Path,
+};
+
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    sync::mpsc::{self, Receiver, Sender},
+};
+
+use super::{
+    Shared, Store, WAITING_EVENTS,
+    build::{self, Plan, Ready, Words, blocking},
+    record::LayerRecord,
+    remove,
+};
+use crate::{
+    Digest, Error, ImageId, Loaded, Progress,
+    archive::{self, FoundImage, FoundLayer},
+    compression::Compression,
+};
+
+/// Bytes of a body that are handed on at once.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// Chunks that wait for the thread that takes the archive apart.
+const WAITING_CHUNKS: usize = 8;
+
+impl Store {
+    /// `docker load`: the body is a tar of `docker save` or of an OCI layout, plain or compressed by gzip or zstd.
+    ///
+    /// An archive of several images is loaded image by image; what was loaded before one that fails stays.
+    pub async fn load(
+        &self,
+        body: impl AsyncRead + Send + Unpin,
+        progress: &mut (dyn FnMut(Progress) + Send),
+    ) -> Result<Vec<Loaded>, Error> {
+        let (events, receiver) = mpsc::channel(WAITING_EVENTS);
+        build::relay(self.load_telling(body, events), receiver, progress).await
+    }
+
+    async fn load_telling(
+        &self,
+        body: impl AsyncRead + Send + Unpin,
+        events: Sender<Progress>,
+    ) -> Result<Vec<Loaded>, Error> {
+        let (chunks, receiver) = mpsc::channel(WAITING_CHUNKS);
+        let layout = self.shared.layout.clone();
+        let reading = blocking(move || {
+            let source = ChunkReader {
+                chunks: receiver,
+                rest: Bytes::new(),
+            };
+            let spool = archive::spool(source, &layout)?;
+            let images = archive::images(&spool)?;
+            Ok((spool, images))
+        });
+        let (fed, read) = tokio::join!(feed(body, chunks), reading);
+        let (spool, images) = match (fed, read) {
+            // The archive ended where the body broke off, or before that; what is wrong with the body comes first.
+            (Err(err), Err(_)) => return Err(err),
+            (_, read) => read?,
+        };
+        let mut loaded = Vec::new();
+        for image in images {
+            loaded.push(self.load_image(image, &events).await?);
+        }
+        // Removing the files may take a moment.
+        blocking(move || {
+            drop(spool);
+            Ok(())
+        })
+        .await?;
+        Ok(loaded)
+    }
+
+    async fn load_image(
+        &self,
+        found: FoundImage,
+        events: &Sender<Progress>,
+    ) -> Result<Loaded, Error> {
+        let name = found
+            .tags
+            .first()
+            .map_or("the image".to_owned(), |tag| tag.familiar());
+        let (id, config) = build::read_config(&found.config_json, &name)?;
+        let tags = found.tags.clone();
+        let claim = self.shared.claims.claim(id.digest());
+        let _building = claim.lock().await;
+        if self.shared.held(&id).is_some() {
+            return Ok(Loaded { id, tags });
+        }
+        if config.rootfs.diff_ids.len() != found.layers.len() {
+            return Err(Error::malformed(
+                format!("image {name}"),
+                format!(
+                    "its config has {} layers and the archive {}",
+                    config.rootfs.diff_ids.len(),
+                    found.layers.len()
+                ),
+            ));
+        }
+        let layers: Vec<LayerRecord> = found
+            .layers
+            .iter()
+            .zip(&config.rootfs.diff_ids)
+            .map(|(layer, diff_id)| LayerRecord {
+                digest: layer.digest,
+                size_bytes: layer.size_bytes,
+                diff_id: *diff_id,
+            })
+            .collect();
+        let manifest_json = match found.manifest_json {
+            Some(json) => json,
+            None => make_manifest(&found.config_json, &layers, &found.layers)?,
+        };
+        let plan = Plan {
+            id,
+            config,
+            config_json: found.config_json,
+            manifest_json,
+            layers,
+        };
+        let built = self
+            .unpack_found(id, &plan.layers, &found.layers, events)
+            .await?;
+
+        // While a claim lives, nobody removes the layer.
+        let digests: Vec<Digest> = plan.layers.iter().map(|layer| layer.digest).collect();
+        let claims: Vec<_> = digests
+            .iter()
+            .map(|layer| self.shared.claims.claim(layer))
+            .collect();
+        let shared = self.shared.clone();
+        let found_layers = found.layers;
+        let committed = blocking(move || {
+            if shared.options.keep_layers {
+                keep_layers(&shared, &found_layers)?;
+            }
+            build::commit(&shared, plan, built)
+        })
+        .await;
+        drop(claims);
+        if committed.is_err() {
+            let shared = self.shared.clone();
+            blocking(move || {
+                remove::drop_unneeded(&shared, &digests);
+                Ok(())
+            })
+            .await?;
+        }
+        committed.map(|()| Loaded { id, tags })
+    }
+
+    async fn unpack_found(
+        &self,
+        id: ImageId,
+        layers: &[LayerRecord],
+        found: &[FoundLayer],
+        events: &Sender<Progress>,
+    ) -> Result<build::Built, Error> {
+        let (ready, unpacking) =
+            build::start(&self.shared, id, layers.len(), Words::Load, events.clone());
+        for (record, found) in layers.iter().zip(found) {
+            let layer = found.open(record.diff_id)?;
+            let short_id = Some(record.diff_id.short());
+            if ready.send(Ready { layer, short_id }).await.is_err() {
+                // The thread has failed; its own error is the one to tell.
+                break;
+            }
+        }
+        drop(ready);
+        build::join(unpacking).await
+    }
+}
+
+/// Moves layers from where they were put aside to where they stay. They are on the same file system.
+fn keep_layers(shared: &Shared, layers: &[FoundLayer]) -> Result<(), Error> {
+    for layer in layers {
+        let path = shared.layout.blob(&layer.digest);
+        if !path.exists() {
+            shared.layout.keep_copy(&layer.path, &path)?;
+        }
+    }
+    Ok(())
+}
+
+fn make_manifest(
+    config_json: &[u8],
+    layers: &[LayerRecord],
+    found: &[FoundLayer],
+) -> Result<Vec<u8>, Error> {
+    let typed = layers
+        .iter()
+        .zip(found)
+        .map(|(layer, found)| Ok((layer.clone(), media_type(&found.path)?)))
+        .collect::<Result<Vec<_>, Error>>()?;
+    Ok(build::make_manifest(config_json, &typed))
+}
+
+fn media_type(layer: &Path) -> Result<&'static str, Error> {
+    let mut start = Vec::new();
+    std::fs::File::open(layer)
+        .and_then(|file| file.take(8).read_to_end(&mut start))
+        .map_err(Error::io("reading a layer that was put aside"))?;
+    Ok(match Compression::detect(&start, "layer")? {
+        Compression::None => "application/vnd.oci.image.layer.v1.tar",
+        Compression::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
+        Compression::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
+    })
+}
+
+/// Hands the body on until it ends or nobody wants more.
+async fn feed(
+    mut body: impl AsyncRead + Send + Unpin,
+    chunks: Sender<io::Result<Bytes>>,
+) -> Result<(), Error> {
+    loop {
+        let mut chunk = bytes::BytesMut::with_capacity(CHUNK_BYTES);
+        match body.read_buf(&mut chunk).await {
+            Ok(0) => return Ok(()),
+            Ok(_) => {
+                if chunks.send(Ok(chunk.freeze())).await.is_err() {
+                    return drain(body).await;
+                }
+            }
+            Err(err) => {
+                let told = io::Error::new(err.kind(), err.to_string());
+                let _ = chunks.send(Err(told)).await;
+                return Err(Error::malformed(
+                    "image archive",
+                    format!("sending it failed: {err}"),
+                ));
+            }
+        }
+    }
+}
+
+/// Takes what a client still sends, so that it gets to read our answer rather than a broken pipe.
+async fn drain(mut body: impl AsyncRead + Send + Unpin) -> Result<(), Error> {
+    let mut sink = vec![0; CHUNK_BYTES];
+    while let Ok(1..) = body.read(&mut sink).await {}
+    Ok(())
+}
+
+/// The body, for a thread that may block.
+struct ChunkReader {
+    chunks: Receiver<io::Result<Bytes>>,
+    rest: Bytes,
+}
+
+impl Read for ChunkReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.rest.is_empty() {
+            match self.chunks.blocking_recv() {
+                Some(chunk) => self.rest = chunk?,
+                None => return Ok(0),
+            }
+        }
+        let count = buffer.len().min(self.rest.len());
+        buffer[..count].copy_from_slice(&self.rest.split_to(count));
+        Ok(count)
+    }
+}

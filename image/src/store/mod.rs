@@ -1,0 +1,123 @@
+//! The content store: one directory, one owner.
+//!
+//! What is kept of an image: its root file system, its config and manifest, and (by [`StoreOptions::keep_layers`]) its
+//! layers as they came. Layers cost disk space, about half as much again as the root file system, and are worth it
+//! where there is a disk: an image that shares layers with one that is here fetches only the others, and what came
+//! from a registry can be pushed and saved again byte for byte. Where the store is in memory they are not worth it.
+
+mod build;
+mod claims;
+mod layout;
+mod load;
+mod pull;
+mod record;
+mod remove;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
+};
+
+pub(crate) use self::{build::MAX_DOCUMENT_BYTES, layout::Layout};
+use self::{build::blocking, claims::Claims, record::Held};
+use crate::{Error, Image, ImageId};
+
+/// Layers fetched at the same time: what docker does by default; more only helps with registries that throttle each
+/// connection.
+const DEFAULT_PARALLEL_LAYERS: usize = 3;
+
+/// Events of progress that wait for whoever shows them; a slow client slows the pull down rather than filling memory.
+const WAITING_EVENTS: usize = 64;
+
+/// How the store behaves.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// Registries (`host:port`, as in references) that are spoken to without TLS.
+    pub insecure_registries: Vec<String>,
+    /// Layers fetched at the same time, at least 1.
+    pub parallel_layers: usize,
+    /// Whether layers stay beside the root file system made of them; turn it off where the store is in memory.
+    pub keep_layers: bool,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            insecure_registries: Vec::new(),
+            parallel_layers: DEFAULT_PARALLEL_LAYERS,
+            keep_layers: true,
+        }
+    }
+}
+
+/// A content store under one directory. One process owns it; clones share it.
+#[derive(Clone, Debug)]
+pub struct Store {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    layout: Layout,
+    options: StoreOptions,
+    claims: Claims,
+    // What `images/` has on the disk; never held across an await.
+    images: RwLock<BTreeMap<ImageId, Held>>,
+}
+
+impl Shared {
+    fn held(&self, id: &ImageId) -> Option<Held> {
+        self.images
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(id)
+            .cloned()
+    }
+
+    fn insert(&self, held: Held) {
+        let mut images = self.images.write().unwrap_or_else(PoisonError::into_inner);
+        images.insert(held.image.id, held);
+    }
+}
+
+impl Store {
+    /// Opens the store, making the directory if needed, and clears what a power cut left half done.
+    pub async fn open(dir: &Path, options: StoreOptions) -> Result<Self, Error> {
+        let dir = dir.to_owned();
+        blocking(move || {
+            let layout = Layout::prepare(&dir)?;
+            let images = remove::recover(&layout)?;
+            let shared = Shared {
+                layout,
+                options,
+                claims: Claims::default(),
+                images: RwLock::new(images),
+            };
+            Ok(Self {
+                shared: Arc::new(shared),
+            })
+        })
+        .await
+    }
+
+    /// One image; `None` if the store doesn't have it.
+    pub async fn image(&self, id: &ImageId) -> Result<Option<Image>, Error> {
+        Ok(self.shared.held(id).map(|held| held.image))
+    }
+
+    /// All images, by id.
+    pub async fn list(&self) -> Result<Vec<Image>, Error> {
+        let images = self
+            .shared
+            .images
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        Ok(images.values().map(|held| held.image.clone()).collect())
+    }
+
+    /// The image's root file system, an EROFS file whose size is a multiple of 4096. Present for each image listed.
+    pub fn root_file(&self, id: &ImageId) -> PathBuf {
+        self.shared.layout.root(id)
+    }
+}

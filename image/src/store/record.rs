@@ -1,0 +1,103 @@
+//! The record that makes an image exist, and the image read back by it.
+
+use std::{fs, os::unix::fs::MetadataExt};
+
+use serde::{Deserialize, Serialize};
+
+use super::layout::Layout;
+use crate::{Digest, Error, Image, ImageConfig, ImageId};
+
+/// Version of [`Record`]'s form; a store of another version is left alone.
+const VERSION: u32 = 1;
+
+/// `images/<id>.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    version: u32,
+    pub(super) manifest: Digest,
+    /// Docker's size of the image.
+    pub(super) size_bytes: u64,
+    /// Lowest first.
+    pub(super) layers: Vec<LayerRecord>,
+}
+
+/// A layer as it came.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LayerRecord {
+    /// Of the bytes as they came, compressed or not.
+    pub(crate) digest: Digest,
+    pub(crate) size_bytes: u64,
+    /// Of the uncompressed bytes.
+    pub(crate) diff_id: Digest,
+}
+
+impl Record {
+    pub(super) fn new(manifest: Digest, size_bytes: u64, layers: Vec<LayerRecord>) -> Self {
+        Self {
+            version: VERSION,
+            manifest,
+            size_bytes,
+            layers,
+        }
+    }
+
+    pub(super) fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_else(|_| unreachable!("plain data has a JSON form"))
+    }
+}
+
+/// An image in the store.
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    pub(super) image: Image,
+    pub(super) record: Record,
+}
+
+/// Reads an image back; an error says why it can't be used.
+pub(super) fn read(layout: &Layout, id: &ImageId) -> Result<Held, Error> {
+    let path = layout.record(id);
+    let what = path.display().to_string();
+    let json = fs::read(&path).map_err(Error::io(format!("reading {what}")))?;
+    let record: Record =
+        serde_json::from_slice(&json).map_err(|err| Error::malformed(&what, err.to_string()))?;
+    if record.version != VERSION {
+        return Err(Error::malformed(
+            what,
+            format!("unknown version {}", record.version),
+        ));
+    }
+    let blob = layout.blob(id.digest());
+    let config_json = fs::read(&blob).map_err(Error::io(format!("reading {}", blob.display())))?;
+    let actual = Digest::of(&config_json);
+    if actual != *id.digest() {
+        return Err(Error::DigestMismatch {
+            what: format!("config of image {id}"),
+            expected: id.to_string(),
+            actual: actual.to_string(),
+        });
+    }
+    let config: ImageConfig = serde_json::from_slice(&config_json)
+        .map_err(|err| Error::malformed(format!("config of image {id}"), err.to_string()))?;
+    hold(layout, *id, config, config_json, record)
+}
+
+/// Puts together what is known of an image whose root file system is in its place.
+pub(super) fn hold(
+    layout: &Layout,
+    id: ImageId,
+    config: ImageConfig,
+    config_json: Vec<u8>,
+    record: Record,
+) -> Result<Held, Error> {
+    let root = layout.root(&id);
+    let meta = fs::metadata(&root).map_err(Error::io(format!("looking at {}", root.display())))?;
+    let image = Image {
+        id,
+        config,
+        config_json,
+        manifest_digest: record.manifest,
+        size_bytes: record.size_bytes,
+        disk_bytes: meta.blocks() * 512,
+    };
+    Ok(Held { image, record })
+}

@@ -1,0 +1,255 @@
+//! Layers in, one root file system out.
+//!
+//! Layers are handed over lowest first, each as soon as it is there. A layer is read once: decompressed, hashed, taken
+//! apart, and its files' contents written to where they will stay. Only when all are in and right does the metadata
+//! follow, and nothing refers to the file before it's complete and on the disk.
+
+use std::{
+    fs::File,
+    io::{self, BufReader, Read},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    Digest, Error, ImageId,
+    compression::decompress,
+    erofs::{self, ContentWriter, WriteError},
+    tar::{EntryKind, Reader, TarEntry, TarError},
+    tree::{Attributes, Change, Kind, Tree},
+};
+
+/// Uncompressed bytes of all layers together. A hundred times what large images have, and an end for bombs.
+const MAX_LAYER_BYTES: u64 = 1 << 40;
+
+/// How much larger a layer may be than its compressed form, beyond [`FREE_LAYER_BYTES`]. Gzip can't do more than about
+/// 1:1032; zstd can, with nothing but zeros, and that is no image.
+const MAX_RATIO: u64 = 1100;
+/// Uncompressed bytes of a layer for which the ratio doesn't matter.
+const FREE_LAYER_BYTES: u64 = 1 << 30;
+
+/// Uncompressed bytes between two reports of progress.
+const REPORT_BYTES: u64 = 2 << 20;
+
+/// Bytes gathered between hashing and parsing.
+const BUFFER_BYTES: usize = 128 << 10;
+
+/// A layer to be unpacked.
+#[derive(Debug)]
+pub(crate) struct LayerFile {
+    pub(crate) file: File,
+    pub(crate) size_bytes: u64,
+    /// What its uncompressed bytes must hash to.
+    pub(crate) diff_id: Digest,
+}
+
+/// Builds one image's root file system; used from a thread that may block.
+#[derive(Debug)]
+pub(crate) struct Unpacker {
+    tree: Tree,
+    contents: ContentWriter,
+    layers: u32,
+    plain_bytes: u64,
+    /// Bytes of regular files in all layers, replaced ones included: what docker calls an image's size.
+    size_bytes: u64,
+}
+
+impl Unpacker {
+    /// Writes to `file`, which is empty.
+    pub(crate) fn new(file: File) -> Self {
+        Self {
+            tree: Tree::new(),
+            contents: ContentWriter::new(file),
+            layers: 0,
+            plain_bytes: 0,
+            size_bytes: 0,
+        }
+    }
+
+    /// Adds a layer on top. `report` hears how many of its (compressed) bytes are done, and stops the work by `false`.
+    pub(crate) fn add(
+        &mut self,
+        layer: &LayerFile,
+        report: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<(), Error> {
+        self.layers += 1;
+        let what = format!("layer {}", layer.diff_id);
+        let position = AtomicU64::new(0);
+        let plain = decompress(
+            Counted {
+                source: &layer.file,
+                position: &position,
+            },
+            &what,
+        )?;
+        let ratio_limit = FREE_LAYER_BYTES.max(layer.size_bytes.saturating_mul(MAX_RATIO));
+        let limit = ratio_limit.min(MAX_LAYER_BYTES.saturating_sub(self.plain_bytes));
+        let hashed = Hashed {
+            source: plain,
+            hasher: Sha256::new(),
+            bytes: 0,
+            limit,
+            next_report: REPORT_BYTES,
+            report: &mut || report(position.load(Ordering::Relaxed)),
+        };
+        let mut reader = Reader::new(BufReader::with_capacity(BUFFER_BYTES, hashed));
+        while let Some(entry) = reader.next().map_err(|err| tar_error(&what, err))? {
+            self.apply(entry, &mut reader, &what)?;
+        }
+        // What follows the archive's end belongs to the digest.
+        let mut source = reader.into_source();
+        io::copy(&mut source, &mut io::sink()).map_err(|err| Error::reading(&what, err))?;
+        let hashed = source.into_inner();
+        self.plain_bytes += hashed.bytes;
+        let actual = Digest::finish(hashed.hasher);
+        if actual != layer.diff_id {
+            return Err(Error::DigestMismatch {
+                what: "uncompressed layer".to_owned(),
+                expected: layer.diff_id.to_string(),
+                actual: actual.to_string(),
+            });
+        }
+        Ok(())
+    }
+
+    fn apply<R: Read>(
+        &mut self,
+        entry: TarEntry,
+        reader: &mut Reader<R>,
+        what: &str,
+    ) -> Result<(), Error> {
+        let TarEntry {
+            path,
+            kind,
+            link,
+            attributes,
+            size_bytes,
+            segments,
+        } = entry;
+        let place = || format!("{what}, entry {:?}", String::from_utf8_lossy(&path));
+        check_xattrs(&attributes).map_err(|reason| Error::malformed(place(), reason))?;
+        let other = |kind| Change::Other(attributes.clone(), kind);
+        let change = match kind {
+            EntryKind::File if Tree::is_whiteout(&path) => other(Kind::Fifo),
+            EntryKind::File => {
+                let extent = self
+                    .contents
+                    .store(size_bytes, &segments, &mut reader.content())
+                    .map_err(|err| write_error(&place(), err))?;
+                self.size_bytes += size_bytes;
+                other(Kind::File(extent))
+            }
+            EntryKind::Directory => Change::Directory(attributes),
+            EntryKind::Symlink if link.is_empty() => {
+                return Err(Error::malformed(place(), "the symlink has no target"));
+            }
+            EntryKind::Symlink => other(Kind::Symlink(link.into())),
+            EntryKind::HardLink => Change::HardLink(link),
+            EntryKind::CharDevice(device) => other(Kind::CharDevice(device)),
+            EntryKind::BlockDevice(device) => other(Kind::BlockDevice(device)),
+            EntryKind::Fifo => other(Kind::Fifo),
+        };
+        self.tree
+            .apply(&path, self.layers, change)
+            .map_err(|problem| Error::malformed(place(), problem.0))
+    }
+
+    /// Completes the file and has it on the disk. Returns docker's size of the image.
+    pub(crate) fn finish(mut self, id: &ImageId) -> Result<u64, Error> {
+        let freed = self.tree.take_freed();
+        let write = |err| write_error("root file system", err);
+        self.contents.free(freed).map_err(write)?;
+        let (file, _) = erofs::finish(self.contents, &self.tree, uuid(id)).map_err(write)?;
+        file.sync_all()
+            .map_err(Error::io("syncing a root file system"))?;
+        Ok(self.size_bytes)
+    }
+}
+
+/// A UUID of version 8 (RFC 9562: custom) made of the image's id.
+fn uuid(id: &ImageId) -> [u8; 16] {
+    let mut uuid = [0; 16];
+    uuid.copy_from_slice(&id.digest().as_bytes()[..16]);
+    uuid[6] = uuid[6] & 0x0f | 0x80;
+    uuid[8] = uuid[8] & 0x3f | 0x80;
+    uuid
+}
+
+fn check_xattrs(attributes: &Attributes) -> Result<(), String> {
+    // Eight bytes for each attribute's own header and padding.
+    let size: usize = attributes
+        .xattrs
+        .iter()
+        .map(|(name, value)| 8 + name.len() + value.len())
+        .sum();
+    if size > erofs::MAX_XATTR_BYTES - 12 {
+        return Err("its extended attributes are too large".to_owned());
+    }
+    Ok(())
+}
+
+pub(crate) fn tar_error(what: &str, err: TarError) -> Error {
+    match err {
+        TarError::CutShort => Error::malformed(what, "the archive is cut short"),
+        TarError::Malformed(reason) => Error::malformed(what, reason),
+        TarError::Io(err) => Error::reading(what, err),
+    }
+}
+
+fn write_error(what: &str, err: WriteError) -> Error {
+    match err {
+        WriteError::Read(err) => Error::reading(what, err),
+        WriteError::CutShort => Error::malformed(what, "the archive is cut short"),
+        WriteError::Write(err) => Error::io("writing a root file system")(err),
+        WriteError::TooLarge => Error::TooLarge {
+            what: "the root file system".to_owned(),
+            limit: format!("{} GiB", erofs::MAX_IMAGE_BYTES >> 30),
+        },
+    }
+}
+
+/// Counts the compressed bytes that were read.
+struct Counted<'a, R> {
+    source: R,
+    position: &'a AtomicU64,
+}
+
+impl<R: Read> Read for Counted<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.source.read(buffer)?;
+        self.position.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+}
+
+/// Hashes and counts what passes, and stops what passes a limit.
+struct Hashed<'a, R> {
+    source: R,
+    hasher: Sha256,
+    bytes: u64,
+    limit: u64,
+    next_report: u64,
+    report: &'a mut dyn FnMut() -> bool,
+}
+
+impl<R: Read> Read for Hashed<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.source.read(buffer)?;
+        self.hasher.update(&buffer[..count]);
+        self.bytes += count as u64;
+        if self.bytes > self.limit {
+            return Err(io::Error::other(Error::TooLarge {
+                what: "the uncompressed layer".to_owned(),
+                limit: format!("{} bytes (by its compressed size)", self.limit),
+            }));
+        }
+        if self.bytes >= self.next_report {
+            self.next_report = self.bytes + REPORT_BYTES;
+            if !(self.report)() {
+                return Err(io::Error::other(Error::Cancelled));
+            }
+        }
+        Ok(count)
+    }
+}
