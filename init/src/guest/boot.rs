@@ -1,0 +1,137 @@
+//! From the kernel to the first connection.
+//!
+//! Every step here is paid for by every container that starts, so there is none that could as well be taken later.
+
+use std::convert::Infallible;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use hearth_guest_protocol::{AGENT_PORT, KNOCK_PORT};
+use rustix::fs::{Mode, OFlags, mkdir, open};
+use rustix::mount::{MountFlags, mount, mount_move};
+use rustix::process::{Resource, Rlimit, chdir, chroot, setrlimit};
+
+use super::vsock::{self, Listener};
+use super::{Agent, Places, cgroup};
+use crate::kmsg;
+
+/// Stack of a connection's thread, bytes: decoding a frame and building a container go no deeper than a few KiB.
+const CONNECTION_STACK: usize = 256 << 10;
+/// Pause after a failed accept, which is a want of memory or descriptors that time may mend.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// Open files, soft and hard: what systemd gives docker's containers. A low soft limit keeps programs fast that close all
+/// descriptors up to it; those that need more raise it themselves.
+const OPEN_FILES: Rlimit = Rlimit {
+    current: Some(1024),
+    maximum: Some(524_288),
+};
+
+/// Runs PID 1. Returns an exit status, and thereby ends the machine, only if it can't become the agent.
+pub fn run() -> i32 {
+    match start() {
+        Ok(never) => match never {},
+        Err((doing, error)) => {
+            kmsg::log(&format!("guest-init: {doing}: {error}"));
+            1
+        }
+    }
+}
+
+fn start() -> Result<Infallible, (&'static str, io::Error)> {
+    // Of the two, only the directory for the new root can exist already.
+    let _ = mkdir("/vm", Mode::from_raw_mode(0o755));
+    make_root().map_err(|e| ("mounting", e.into()))?;
+    open_stdio().map_err(|e| ("opening /dev/null", e))?;
+    kmsg::log_panics("guest-init");
+    // SAFETY: SIG_IGN is no function of ours. A broken connection is an error of the write then, not the end of PID 1.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    set_limits().map_err(|e| ("setting limits", e.into()))?;
+
+    let places = Places {
+        devices: PathBuf::from("/dev"),
+        containers: PathBuf::from("/run"),
+        cgroup: PathBuf::from("/cgroup"),
+        program: PathBuf::from("/proc/self/exe"),
+    };
+    cgroup::enable_controllers(&places.cgroup);
+    let agent = Arc::new(Agent::new(places).map_err(|e| ("opening guest-init's own file", e))?);
+    let listener = Listener::bind(AGENT_PORT).map_err(|e| ("listening on vsock", e))?;
+    // Kept until the first connection: it need not be answered, only sent.
+    let knock = vsock::begin_connect(KNOCK_PORT).map_err(|e| ("knocking at the host", e))?;
+    serve(&listener, &agent, knock)
+}
+
+/// Mounts a tmpfs to be the root, with the kernel's file systems in it. The initramfs can't be left with pivot_root, which
+/// containers need to be left with; what is moved on top of it can.
+fn make_root() -> rustix::io::Result<()> {
+    let none = MountFlags::empty();
+    mount(
+        c"root",
+        c"/vm",
+        c"tmpfs",
+        MountFlags::NOSUID | MountFlags::NODEV,
+        c"mode=755",
+    )?;
+    for path in ["/vm/dev", "/vm/proc", "/vm/cgroup", "/vm/run"] {
+        mkdir(path, Mode::from_raw_mode(0o755))?;
+    }
+    mount(c"dev", c"/vm/dev", c"devtmpfs", none, None)?;
+    mount(c"proc", c"/vm/proc", c"proc", none, None)?;
+    mount(c"cgroup", c"/vm/cgroup", c"cgroup2", none, None)?;
+    chdir("/vm")?;
+    mount_move(c".", c"/")?;
+    chroot(".")?;
+    chdir("/")
+}
+
+/// Descriptors 0 to 2, which the kernel leaves closed where there is no console.
+fn open_stdio() -> io::Result<()> {
+    loop {
+        let null: OwnedFd = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        if null.as_raw_fd() > 2 {
+            return Ok(());
+        }
+        // It is one of the three now, for good.
+        std::mem::forget(null);
+    }
+}
+
+fn set_limits() -> rustix::io::Result<()> {
+    let unlimited = Rlimit {
+        current: None,
+        maximum: None,
+    };
+    setrlimit(Resource::Nofile, OPEN_FILES)?;
+    setrlimit(Resource::Nproc, unlimited)
+}
+
+fn serve(listener: &Listener, agent: &Arc<Agent>, knock: OwnedFd) -> ! {
+    let mut knock = Some(knock);
+    loop {
+        let connection = match listener.accept() {
+            Ok(connection) => connection,
+            Err(error) => {
+                kmsg::log(&format!("guest-init: accepting a connection: {error}"));
+                thread::sleep(ACCEPT_PAUSE);
+                continue;
+            }
+        };
+        drop(knock.take());
+        let agent = Arc::clone(agent);
+        let thread = thread::Builder::new()
+            .stack_size(CONNECTION_STACK)
+            .spawn(move || {
+                if let Err(error) = agent.serve(connection) {
+                    kmsg::log(&format!("guest-init: {error}"));
+                }
+            });
+        if let Err(error) = thread {
+            // The connection is closed with the closure; the host will try again.
+            kmsg::log(&format!("guest-init: starting a thread: {error}"));
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! A container's control group (cgroup v2): its limits, its processes, and whether it ran out of memory.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use hearth_guest_protocol::{Container, Error};
+use rustix::fs::{Mode, OFlags, open};
+
+use super::system;
+
+/// Period of `cpu.max`, microseconds: the kernel's own default and docker's.
+const CPU_PERIOD_US: u64 = 100_000;
+/// Controllers that containers are limited by, or limit their own by.
+const CONTROLLERS: [&str; 5] = ["+cpu", "+memory", "+pids", "+io", "+cpuset"];
+
+/// One container's group.
+pub struct Cgroup {
+    path: PathBuf,
+    dir: OwnedFd,
+}
+
+/// Lets the groups below `root` use the controllers. One that the kernel lacks is left out; what needs it will say so.
+pub fn enable_controllers(root: &Path) {
+    let file = root.join("cgroup.subtree_control");
+    if fs::write(&file, CONTROLLERS.join(" ")).is_err() {
+        for controller in CONTROLLERS {
+            let _ = fs::write(&file, controller);
+        }
+    }
+}
+
+impl Cgroup {
+    /// Makes the group of a container and sets its limits.
+    pub fn create(root: &Path, container: &Container) -> Result<Self, Error> {
+        let path = root.join(&container.id);
+        match fs::create_dir(&path) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(system("making a cgroup")(e));
+            }
+            _ => {}
+        }
+        let dir = open_dir(&path).map_err(system("opening a cgroup"))?;
+        let cgroup = Self { path, dir };
+        let limits = [
+            (
+                "memory.max",
+                container.memory_max.map(|bytes| bytes.to_string()),
+            ),
+            (
+                "cpu.max",
+                container
+                    .cpu_quota_us
+                    .map(|quota| format!("{quota} {CPU_PERIOD_US}")),
+            ),
+            (
+                "pids.max",
+                container.pids_max.map(|count| count.to_string()),
+            ),
+        ];
+        for (file, value) in limits {
+            if let Some(value) = value {
+                fs::write(cgroup.path.join(file), value)
+                    .map_err(system(format!("setting {file}")))?;
+            }
+        }
+        Ok(cgroup)
+    }
+
+    /// The directory, for clone3.
+    pub fn dir(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    /// The group in which a process is now: a container may have moved its own processes into groups below its own, and then
+    /// no other process can enter the container's.
+    pub fn dir_of_process(&self, root: &Path, pid: u32) -> io::Result<OwnedFd> {
+        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+        let path = groups
+            .lines()
+            .find_map(|line| line.strip_prefix("0::/"))
+            .unwrap_or_default();
+        open_dir(&root.join(path))
+    }
+
+    /// How many processes the kernel has killed for want of memory.
+    pub fn oom_kills(&self) -> u64 {
+        let events = fs::read_to_string(self.path.join("memory.events")).unwrap_or_default();
+        events
+            .lines()
+            .find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok())
+            .unwrap_or(0)
+    }
+
+    /// Ids of all processes in the group and those below it.
+    pub fn processes(&self) -> Vec<u32> {
+        let mut pids = Vec::new();
+        collect_processes(&self.path, &mut pids);
+        pids.sort_unstable();
+        pids
+    }
+
+    /// Kills all that is left in the group and removes it.
+    pub fn remove(&self) {
+        let _ = fs::write(self.path.join("cgroup.kill"), "1");
+        remove_tree(&self.path);
+    }
+}
+
+fn open_dir(path: &Path) -> io::Result<OwnedFd> {
+    Ok(open(
+        path,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
+}
+
+fn subgroups(path: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(path).ok().into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+}
+
+fn collect_processes(path: &Path, pids: &mut Vec<u32>) {
+    let procs = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+    pids.extend(procs.lines().filter_map(|line| line.parse::<u32>().ok()));
+    for below in subgroups(path) {
+        collect_processes(&below, pids);
+    }
+}
+
+fn remove_tree(path: &Path) {
+    for below in subgroups(path) {
+        remove_tree(&below);
+    }
+    // A group that is still in use stays, and costs a little memory until the microVM ends.
+    let _ = fs::remove_dir(path);
+}

@@ -1,0 +1,319 @@
+//! The guest's agent on this machine's kernel: real containers in real namespaces, driven over a socket pair.
+//!
+//! Needs root, loop devices, EROFS and overlayfs, `mkfs.erofs`, `mkfs.ext4` and a static busybox; where one of them is missing the
+//! tests say so and pass, since the end-to-end tests show the same in a microVM.
+
+#![allow(clippy::unwrap_used, reason = "everything here is a test")]
+
+mod machine;
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+
+use hearth_guest_protocol::{Acknowledge, Error, OUTPUT_WINDOW, Reply, Request, read, write};
+use machine::{Follower, Machine, container, process};
+
+#[test]
+fn a_container_has_its_own_root_processes_and_names() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    let mut spec = container(
+        "c1",
+        "id -u; cat /proc/1/comm; hostname; cat /etc/hosts; ls -d /image-file; pwd; echo $HOME",
+    );
+    spec.process.working_dir = "/made/here".into();
+    let (out, err, code) = machine.run(spec);
+    assert_eq!(err, "");
+    assert_eq!(
+        out,
+        "0\nsh\nbox\n127.0.0.1 localhost\n/image-file\n/made/here\n/root\n"
+    );
+    assert_eq!(code, 0);
+}
+
+#[test]
+fn stdout_and_stderr_are_apart_and_the_exit_code_comes_last() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    let (out, err, code) = machine.run(container("c1", "echo out; echo err >&2; exit 42"));
+    assert_eq!((out.as_str(), err.as_str(), code), ("out\n", "err\n", 42));
+    machine.forget("c1");
+    let (_, _, code) = machine.run(container(
+        "c1",
+        "kill -9 $$; sleep 5 & kill -TERM $!; wait $!; exit $?",
+    ));
+    assert_eq!(
+        code, 143,
+        "process 1 is immune to its own signals, its child is not"
+    );
+}
+
+#[test]
+fn what_a_run_writes_is_there_in_the_next() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    assert_eq!(
+        machine
+            .run(container("c1", "echo kept > /file; rm /image-file"))
+            .2,
+        0
+    );
+    machine.forget("c1");
+    let (out, _, _) = machine.run(container("c1", "cat /file; ls /image-file"));
+    assert_eq!(out, "kept\n");
+}
+
+#[test]
+fn faults_of_the_command_are_told_apart() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    let error = |program: &str| {
+        let mut spec = container("c1", "");
+        spec.process.args = vec![program.into()];
+        machine.start(spec).unwrap_err()
+    };
+    assert_eq!(
+        error("absent").to_string(),
+        "exec: \"absent\": executable file not found in $PATH"
+    );
+    assert!(matches!(error("/absent"), Error::NotFound { .. }));
+    assert!(
+        matches!(error("/etc"), Error::NotExecutable { reason, .. } if reason == "is a directory")
+    );
+    assert!(
+        matches!(error("/image-file"), Error::NotExecutable { reason, .. } if reason == "permission denied")
+    );
+    assert!(
+        matches!(error("/garbage"), Error::NotExecutable { reason, .. } if reason == "exec format error")
+    );
+    let mut spec = container("c1", "true");
+    spec.process.user = "nobody-here".into();
+    assert!(matches!(
+        machine.start(spec).unwrap_err(),
+        Error::NoSuchUser { .. }
+    ));
+}
+
+#[test]
+fn a_user_has_its_ids_and_none_of_roots_capabilities() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    let mut spec = container(
+        "c1",
+        "id; grep -E 'Cap(Eff|Prm|Bnd)' /proc/self/status; echo $HOME; echo again > /dev/stdout",
+    );
+    spec.process.user = "web".into();
+    spec.process.capabilities = vec!["NET_BIND_SERVICE".into(), "CHOWN".into()];
+    let (out, err, _) = machine.run(spec);
+    assert_eq!(
+        (out.as_str(), err.as_str()),
+        (
+            "uid=33(web) gid=33(web) groups=33(web),44(logs)\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\n\
+             CapBnd:\t0000000000000401\n/home/web\nagain\n",
+            ""
+        )
+    );
+}
+
+#[test]
+fn a_container_sees_devices_terminals_and_read_only_kernel_settings() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    let script = "ls /dev; stat -c %a /dev/null /dev/shm; echo x > /proc/sys/kernel/hostname || echo refused; \
+        wc -c < /proc/interrupts; mount | grep -c '^overlay on / '; touch /sys/x || echo refused; echo 3 > /tmp/t; cat /tmp/t";
+    let mut spec = container("c1", script);
+    spec.tmpfs = vec![("/tmp".into(), "size=1m".into())];
+    spec.read_only = true;
+    let (out, err, _) = machine.run(spec);
+    assert_eq!(
+        out,
+        "core\nfd\nfull\nmqueue\nnull\nptmx\npts\nrandom\nshm\nstderr\nstdin\nstdout\ntty\nurandom\nzero\n666\n1777\nrefused\n0\n1\n\
+         refused\n3\n",
+        "{err}"
+    );
+}
+
+#[test]
+fn stdin_reaches_the_process_and_its_end_too() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    let mut spec = container("c1", "cat; echo end");
+    spec.process.stdin = true;
+    let mut follower = machine.start(spec).unwrap();
+    let mut input = machine.request(&Request::Input {
+        process: "c1".into(),
+    });
+    assert_eq!(read::<Reply>(&mut input).unwrap(), Some(Reply::Done));
+    input.write_all(b"some\nlines\n").unwrap();
+    input.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(follower.finish().0, "some\nlines\nend\n");
+}
+
+#[test]
+fn a_terminal_is_one_and_can_be_resized() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    let mut spec = container(
+        "c1",
+        "tty; stty size; trap 'stty size; exit 3' WINCH; echo ready; while :; do read x; done",
+    );
+    spec.process.tty = true;
+    spec.process.stdin = true;
+    spec.process.size = Some((24, 80));
+    let mut follower = machine.start(spec).unwrap();
+    follower.read_until("ready\r\n");
+    let resize = Request::Resize {
+        process: "c1".into(),
+        rows: 50,
+        columns: 132,
+    };
+    assert_eq!(machine.ask(&resize), Reply::Done);
+    let (out, _, code) = follower.finish();
+    assert_eq!(
+        (out.as_str(), code),
+        ("/dev/pts/0\r\n24 80\r\nready\r\n50 132\r\n", 3)
+    );
+}
+
+#[test]
+fn an_exec_joins_the_container_and_has_its_own_end() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    let mut main = machine
+        .start(container("c1", "echo up; sleep 1000"))
+        .unwrap();
+    main.read_until("up\n");
+    let mut spec = process(
+        "e1",
+        "hostname; cat /proc/1/cmdline | tr '\\0' ' '; echo; (sleep 1000 &) ; exit 7",
+    );
+    spec.env.push("A=b".into());
+    let (out, _, code) = machine.exec("c1", spec).unwrap().finish();
+    assert_eq!((out.as_str(), code), ("box\nsleep 1000 \n", 7));
+
+    let mut spec = process("e2", "tty; echo $A");
+    spec.tty = true;
+    assert_eq!(
+        machine.exec("c1", spec).unwrap().finish().0,
+        "/dev/pts/0\r\n\r\n"
+    );
+    let Err(error) = machine.exec("c1", process("e1", "true")) else {
+        panic!("the name e1 is taken")
+    };
+    assert!(matches!(error, Error::Invalid(_)));
+
+    let Reply::Processes(rows) = machine.ask(&Request::Processes {
+        container: "c1".into(),
+    }) else {
+        panic!()
+    };
+    let commands: Vec<&str> = rows.iter().map(|row| row.command.as_str()).collect();
+    assert!(commands.contains(&"sleep 1000"), "{commands:?}");
+    assert_eq!(
+        machine.ask(&Request::Signal {
+            process: "c1".into(),
+            signal: 9
+        }),
+        Reply::Done
+    );
+    assert_eq!(main.finish().2, 137);
+    assert!(matches!(
+        machine.ask(&Request::Signal {
+            process: "c1".into(),
+            signal: 9
+        }),
+        Reply::Error(Error::Exited(_))
+    ));
+    assert_eq!(
+        machine.ask(&Request::Forget {
+            process: "c1".into()
+        }),
+        Reply::Done
+    );
+    assert!(matches!(
+        machine.ask(&Request::Forget {
+            process: "c1".into()
+        }),
+        Reply::Error(Error::NoSuchProcess(_))
+    ));
+}
+
+#[test]
+fn a_host_that_goes_away_and_comes_back_loses_and_repeats_nothing() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    let mut first = machine
+        .start(container("c1", "seq 1 200000; echo end >&2"))
+        .unwrap();
+    let mut got = first.read_at_least(OUTPUT_WINDOW / 2);
+    // Not acknowledged: the process stops when the window is full.
+    drop(first);
+    let (mut second, rest) = machine.follow("c1", got.len() as u64);
+    got.push_str(&rest);
+    let (out, err, code) = second.finish();
+    got.push_str(&out);
+    let expected: String = (1..=200_000).map(|n| format!("{n}\n")).collect();
+    assert!(got == expected, "{} bytes of {}", got.len(), expected.len());
+    assert_eq!((err.as_str(), code), ("end\n", 0));
+    // Its end stays known, and there are several who may ask.
+    let (mut third, _) = machine.follow("c1", u64::MAX);
+    assert_eq!(third.finish().2, 0);
+}
+
+#[test]
+fn garbage_ends_its_connection_and_nothing_else() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    for garbage in [&[0xff; 64][..], &[1, 0, 0, 0, 99], &[4, 0, 0, 0]] {
+        let mut connection = machine.connect();
+        connection.write_all(garbage).unwrap();
+        connection.shutdown(Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        // The end, or a reset because it left something unread.
+        let _ = connection.read_to_end(&mut answer);
+        assert!(answer.is_empty());
+    }
+    let mut connection = machine.request(&Request::Follow {
+        process: "../x".into(),
+        from: 0,
+    });
+    write(&mut connection, &Acknowledge { offset: 1 }).unwrap();
+    assert!(matches!(
+        read(&mut connection).unwrap(),
+        Some(Reply::Error(Error::NoSuchProcess(_)))
+    ));
+    let mut spec = container("c1", "true");
+    spec.image_device = "../null".into();
+    assert!(matches!(
+        machine.start(spec).map(|_| ()).unwrap_err(),
+        Error::Invalid(_)
+    ));
+    assert_eq!(machine.run(container("c1", "echo fine")).0, "fine\n");
+}
+
+#[test]
+fn background_processes_of_an_exec_do_not_hold_up_its_end() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    let mut main = machine
+        .start(container("c1", "echo up; sleep 1000"))
+        .unwrap();
+    main.read_until("up\n");
+    let mut exec = machine
+        .exec("c1", process("e1", "sleep 1000 & echo last words"))
+        .unwrap();
+    assert_eq!(exec.finish().0, "last words\n");
+    let _: &Follower = &main;
+}
