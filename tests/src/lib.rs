@@ -8,9 +8,16 @@
 //! Waiting is by what is seen, never by time: each wait has a deadline, so generous that passing it means "hung".
 
 pub mod archive;
+pub mod docker;
+pub mod faults;
 pub mod images;
 pub mod layer;
+pub mod node;
 pub mod packages;
+pub mod process;
+pub mod registry;
+pub mod target;
+pub mod terminal;
 
 use std::path::PathBuf;
 

@@ -1,0 +1,221 @@
+//! From `create` to `rm`, and everything that may happen between.
+
+use crate::{detached, idle, setup};
+
+/// Exits with 3 when asked to stop, and says that it is there.
+const STOPPABLE: &str = "trap 'echo stopping; exit 3' TERM; trap 'echo poked' USR1; echo ready; while :; do sleep 1; done";
+
+#[test]
+fn stop_asks_first() {
+    let (docker, busybox) = setup();
+    let container = detached(docker, "stop", &[], &[&busybox, "sh", "-c", STOPPABLE]);
+    container.wait_for_log("ready");
+    assert_eq!(docker.ok(&["stop", &container.name]), container.name);
+    assert_eq!(container.field("/State/ExitCode"), 3);
+    assert_eq!(container.field("/State/Status"), "exited");
+    container.wait_for_log("stopping");
+}
+
+#[test]
+fn stop_kills_what_does_not_listen() {
+    let (docker, busybox) = setup();
+    let container = idle(docker, &busybox, "stop-deaf");
+    docker.ok(&["stop", "-t", "1", &container.name]);
+    assert_eq!(container.field("/State/ExitCode"), 137);
+    // Stopping what has stopped is no error.
+    docker.ok(&["stop", &container.name]);
+}
+
+#[test]
+fn kill_sends_the_signal_it_is_given() {
+    let (docker, busybox) = setup();
+    let container = detached(docker, "kill", &[], &[&busybox, "sh", "-c", STOPPABLE]);
+    container.wait_for_log("ready");
+    docker.ok(&["kill", "-s", "USR1", &container.name]);
+    container.wait_for_log("poked");
+    assert_eq!(container.field("/State/Running"), true);
+    docker.ok(&["kill", "--signal", "SIGTERM", &container.name]);
+    container.wait_for_status("exited");
+    assert_eq!(container.field("/State/ExitCode"), 3);
+}
+
+#[test]
+fn kill_alone_is_137_and_is_not_done_twice() {
+    let (docker, busybox) = setup();
+    let container = idle(docker, &busybox, "kill-9");
+    docker.ok(&["kill", &container.name]);
+    container.wait_for_status("exited");
+    assert_eq!(container.field("/State/ExitCode"), 137);
+    assert_eq!(container.field("/State/OOMKilled"), false);
+    docker
+        .run(&["kill", &container.name])
+        .exits(1)
+        .fails_saying(&["is not running"]);
+}
+
+#[test]
+fn a_signal_to_the_client_reaches_the_program() {
+    let (docker, busybox) = setup();
+    let running = docker.start(&["run", "--rm", &busybox, "sh", "-c", STOPPABLE]);
+    running.stdout.wait_for("ready");
+    running.signal(rustix::process::Signal::TERM);
+    let done = running.finish();
+    assert_eq!(done.code, Some(3), "{done:?}");
+    assert!(done.text().contains("stopping"), "{done:?}");
+}
+
+#[test]
+fn wait_prints_the_exit_code_whenever_it_is_called() {
+    let (docker, busybox) = setup();
+    let container = detached(
+        docker,
+        "wait",
+        &["-i"],
+        &[
+            &busybox,
+            "sh",
+            "-c",
+            "until test -e /go; do sleep 1; done; exit 17",
+        ],
+    );
+    let waiting = docker.start(&["wait", &container.name]);
+    docker.ok(&["exec", &container.name, "touch", "/go"]);
+    assert_eq!(waiting.finish().exits(0).text(), "17\n");
+    assert_eq!(docker.ok(&["wait", &container.name]), "17");
+}
+
+#[test]
+fn a_container_starts_again_with_its_files() {
+    let (docker, busybox) = setup();
+    let container = docker.container("again");
+    let script = "echo x >> /count; wc -l < /count";
+    let first = docker.ok(&[
+        "run",
+        "--name",
+        &container.name,
+        &busybox,
+        "sh",
+        "-c",
+        script,
+    ]);
+    let second = docker.ok(&["start", "-a", &container.name]);
+    assert_eq!((first.trim(), second.trim()), ("1", "2"));
+}
+
+#[test]
+fn restart_is_another_run_of_the_same_container() {
+    let (docker, busybox) = setup();
+    let script = "echo x >> /count; echo run $(wc -l < /count); trap 'exit 0' TERM; while :; do sleep 1; done";
+    let container = detached(docker, "restart", &[], &[&busybox, "sh", "-c", script]);
+    container.wait_for_log("run 1");
+    let started = container.field("/State/StartedAt");
+    docker.ok(&["restart", &container.name]);
+    container.wait_for_log("run 2");
+    assert_eq!(container.field("/State/Running"), true);
+    assert_ne!(container.field("/State/StartedAt"), started);
+}
+
+#[test]
+fn create_and_start_are_run_in_two_steps() {
+    let (docker, busybox) = setup();
+    let container = docker.container("create");
+    let id = docker.ok(&[
+        "create",
+        "--name",
+        &container.name,
+        &busybox,
+        "echo",
+        "created",
+    ]);
+    assert_eq!(id.len(), 64);
+    assert_eq!(container.field("/State/Status"), "created");
+    assert_eq!(docker.ok(&["start", &container.name]), container.name);
+    container.wait_for_status("exited");
+    assert_eq!(docker.ok(&["logs", &container.name]), "created");
+}
+
+#[test]
+fn a_running_container_is_removed_by_force_only() {
+    let (docker, busybox) = setup();
+    let container = idle(docker, &busybox, "rm-f");
+    docker
+        .run(&["rm", &container.name])
+        .exits(1)
+        .fails_saying(&["running"]);
+    assert_eq!(docker.ok(&["rm", "-f", &container.name]), container.name);
+    docker.run(&["inspect", &container.name]).exits(1);
+}
+
+#[test]
+fn many_are_removed_by_one_command() {
+    let (docker, busybox) = setup();
+    let one = detached(docker, "many", &[], &[&busybox, "true"]);
+    let two = idle(docker, &busybox, "many");
+    docker.run(&["rm", "-f", &one.name, &two.name]).exits(0);
+    assert_eq!(
+        docker.ok(&["ps", "-aq", "--filter", &format!("name={}", one.name)]),
+        ""
+    );
+}
+
+#[test]
+fn top_lists_the_containers_processes() {
+    let (docker, busybox) = setup();
+    let container = detached(
+        docker,
+        "top",
+        &[],
+        &[&busybox, "sh", "-c", "sleep 4711 & wait"],
+    );
+    let text = hearth_tests::process::eventually("top doesn't list the child", || {
+        let text = docker.ok(&["top", &container.name]);
+        text.contains("sleep 4711").then_some(text)
+    });
+    assert!(
+        text.lines()
+            .next()
+            .is_some_and(|title| title.contains("PID")),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_renamed_container_has_the_new_name_only() {
+    let (docker, busybox) = setup();
+    let old = detached(docker, "old", &[], &[&busybox, "true"]);
+    let new = docker.container("new");
+    docker.ok(&["rename", &old.name, &new.name]);
+    assert_eq!(new.field("/Name"), format!("/{}", new.name));
+    docker.run(&["inspect", &old.name]).exits(1);
+    let other = detached(docker, "old", &[], &[&busybox, "true"]);
+    docker
+        .run(&["rename", &other.name, &new.name])
+        .exits(1)
+        .fails_saying(&["already in use"]);
+}
+
+#[test]
+fn attach_shows_output_and_takes_input() {
+    let (docker, busybox) = setup();
+    let script = "read line; echo got $line; exit 6";
+    let container = detached(docker, "attach", &["-i"], &[&busybox, "sh", "-c", script]);
+    let mut running = docker.start(&["attach", &container.name]);
+    // Attaching takes a moment, and input is kept until it's read: the answer shows that both work.
+    running.write("one\n");
+    running.stdout.wait_for("got one\n");
+    assert_eq!(running.finish().code, Some(6));
+}
+
+#[test]
+fn two_clients_attached_see_the_same() {
+    let (docker, busybox) = setup();
+    let script = "until test -e /go; do sleep 1; done; echo both; exit 0";
+    let container = detached(docker, "attach-two", &[], &[&busybox, "sh", "-c", script]);
+    let first = docker.start(&["attach", "--no-stdin", &container.name]);
+    let second = docker.start(&["logs", "-f", &container.name]);
+    // Nothing tells when a client is attached: so the container waits for this, which goes through the same node.
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    docker.ok(&["exec", &container.name, "touch", "/go"]);
+    assert_eq!(first.finish().exits(0).text(), "both\n");
+    assert_eq!(second.finish().exits(0).text(), "both\n");
+}

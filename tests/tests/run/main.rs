@@ -1,0 +1,43 @@
+//! What somebody does with containers: run them, talk to them, look at them, end them.
+
+mod exec;
+mod exit_codes;
+mod flags;
+mod lifecycle;
+mod listing;
+mod logs;
+mod streams;
+mod terminal;
+
+use hearth_tests::docker::{Container, Docker};
+use hearth_tests::target;
+
+/// The CLI, and the busybox image on the node.
+fn setup() -> (&'static Docker, String) {
+    let target = target::shared();
+    (target.docker(), target.busybox())
+}
+
+/// A container that runs until it's killed.
+#[track_caller]
+fn idle<'a>(docker: &'a Docker, image: &str, what: &str) -> Container<'a> {
+    detached(docker, what, &[], &[image, "sleep", "100000"])
+}
+
+/// `docker run -d` of `command` with `options`, under a name of its own.
+#[track_caller]
+fn detached<'a>(
+    docker: &'a Docker,
+    what: &str,
+    options: &[&str],
+    command: &[&str],
+) -> Container<'a> {
+    let container = docker.container(what);
+    let arguments = [&["run", "-d", "--name", &container.name], options, command].concat();
+    let id = docker.ok(&arguments);
+    assert!(
+        id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit()),
+        "`run -d` prints the container's id: {id:?}"
+    );
+    container
+}
