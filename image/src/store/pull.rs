@@ -178,9 +178,13 @@ impl Store {
             build::start(&self.shared, plan.id, count, Words::Pull, events.clone());
         let fetching = async {
             let parallel = self.shared.options.parallel_layers.max(1);
-            let mut fetched = stream::iter(&plan.layers)
+            // Not a mapped stream: its closure would have to be good for any lifetime, and the pull could not be spawned.
+            let fetches: Vec<_> = plan
+                .layers
+                .iter()
                 .map(|layer| self.fetch_layer(registry, layer, events))
-                .buffered(parallel);
+                .collect();
+            let mut fetched = stream::iter(fetches).buffered(parallel);
             while let Some(layer) = fetched.try_next().await? {
                 if ready.send(layer).await.is_err() {
                     // The thread has failed; its own error is the one to tell.

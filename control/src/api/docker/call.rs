@@ -1,0 +1,137 @@
+//! One request, taken apart: who asks, at which version, for what.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::header::HeaderMap;
+use hyper::upgrade::OnUpgrade;
+use hyper::{Method, Request};
+use percent_encoding::percent_decode_str;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::errors::ApiError;
+use super::query::Query;
+use super::version::{self, ApiVersion};
+use super::{Docker, Session};
+use crate::controller::Controller;
+use crate::state::{Container, Tenant};
+
+/// Largest JSON body: a container with a thousand labels and all of Linux's environment fits several times.
+const JSON_MAX: usize = 4 << 20;
+/// A JSON body is sent in one go; whoever takes longer holds a connection for nothing.
+const JSON_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// One request.
+pub(super) struct Call {
+    pub method: Method,
+    /// The path without its version, percent-decoded, split at `/`.
+    pub path: Vec<String>,
+    pub query: Query,
+    pub headers: HeaderMap,
+    pub version: ApiVersion,
+    pub tenant: Tenant,
+    session: Session,
+    body: Incoming,
+    upgrade: Option<OnUpgrade>,
+}
+
+impl Call {
+    /// Refuses callers without a tenant, versions out of range, and paths that aren't text.
+    pub fn new(session: &Session, mut request: Request<Incoming>) -> Result<Self, ApiError> {
+        let tenant = session.0.caller.clone().map_err(ApiError::forbidden)?;
+        let path = percent_decode_str(request.uri().path())
+            .decode_utf8()
+            .map_err(|_| ApiError::bad_request("the path is not UTF-8"))?;
+        let mut path: Vec<String> = path
+            .trim_start_matches('/')
+            .split('/')
+            .map(str::to_owned)
+            .collect();
+        let version = match path.first().and_then(|first| ApiVersion::of_segment(first)) {
+            Some(version) => {
+                path.remove(0);
+                version.check()?
+            }
+            None => version::MAXIMUM,
+        };
+        let query = Query::parse(request.uri().query().unwrap_or_default());
+        let wants_upgrade = request.headers().contains_key(hyper::header::UPGRADE);
+        let upgrade = wants_upgrade.then(|| hyper::upgrade::on(&mut request));
+        let (head, body) = request.into_parts();
+        Ok(Self {
+            method: head.method,
+            path,
+            query,
+            headers: head.headers,
+            version,
+            tenant,
+            session: session.clone(),
+            body,
+            upgrade,
+        })
+    }
+
+    pub fn controller(&self) -> &Controller {
+        &self.session.0.docker.controller
+    }
+
+    pub fn docker(&self) -> &Arc<Docker> {
+        &self.session.0.docker
+    }
+
+    /// The tenant's container of that name, id, or beginning of an id.
+    pub fn container(&self, name: &str) -> Result<Container, ApiError> {
+        self.controller()
+            .find(&self.tenant, name.trim_start_matches('/'))
+            .map_err(|refusal| match ApiError::from(refusal) {
+                // In the caller's words, slash and all.
+                error if error.message().starts_with("No such container") => {
+                    ApiError::no_such_container(name)
+                }
+                error => error,
+            })
+    }
+
+    /// The body as it comes.
+    pub fn take_body(self) -> Incoming {
+        self.body
+    }
+
+    /// What an upgrade of the connection and its body need.
+    pub fn into_parts(self) -> (Session, Option<OnUpgrade>, Incoming) {
+        (self.session, self.upgrade, self.body)
+    }
+
+    /// The body as JSON; no body is an empty object.
+    pub async fn json<T: DeserializeOwned>(&mut self) -> Result<T, ApiError> {
+        let body = self.read_body().await?;
+        let value: Value = if body.iter().all(u8::is_ascii_whitespace) {
+            Value::Object(serde_json::Map::new())
+        } else {
+            serde_json::from_slice(&body).map_err(malformed)?
+        };
+        serde_json::from_value(value).map_err(malformed)
+    }
+
+    async fn read_body(&mut self) -> Result<Bytes, ApiError> {
+        let too_large = || ApiError::too_large(format!("the body is larger than {JSON_MAX} bytes"));
+        let read = Limited::new(&mut self.body, JSON_MAX).collect();
+        match tokio::time::timeout(JSON_TIMEOUT, read).await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+            Ok(Err(error)) => Err(ApiError::bad_request(format!("reading the body: {error}"))),
+            Err(_) => Err(ApiError::bad_request(format!(
+                "the body did not arrive within {} s",
+                JSON_TIMEOUT.as_secs()
+            ))),
+        }
+    }
+}
+
+fn malformed(error: serde_json::Error) -> ApiError {
+    ApiError::bad_request(format!("invalid JSON in the body: {error}"))
+}

@@ -1,0 +1,28 @@
+//! `/containers/…`.
+
+mod attach;
+mod create;
+mod describe;
+mod host_options;
+mod inspect;
+mod lifecycle;
+mod list;
+mod logs;
+mod ports;
+mod processes;
+mod prune;
+mod spec;
+mod wait;
+
+pub use attach::{attach, resize};
+pub use create::create;
+pub use inspect::inspect;
+pub use lifecycle::{kill, remove, rename, restart, start, stop};
+pub use list::list;
+pub use logs::logs;
+pub use processes::top;
+pub use prune::prune;
+pub use wait::wait;
+
+pub(super) use attach::{note, terminal_size};
+pub(super) use list::summaries;

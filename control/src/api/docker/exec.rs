@@ -1,0 +1,222 @@
+//! `/containers/{id}/exec` and `/exec/{id}/…`.
+
+use bollard_stubs::models::{ExecConfig, ExecInspectResponse, ExecStartConfig, ProcessConfig};
+use bytes::Bytes;
+use hyper::StatusCode;
+
+use super::answer::{self, Answer};
+use super::call::Call;
+use super::containers::{note, terminal_size};
+use super::detach::DetachKeys;
+use super::errors::ApiError;
+use super::hijack::{self, Ending, Manner};
+use crate::agent::{AgentError, Attached, ExecSpec, ExecStatus, OutputChunk, Stream};
+use crate::state::Container;
+
+/// `POST /containers/{id}/exec`.
+pub async fn create(mut call: Call, name: &str) -> Answer {
+    let asked: ExecConfig = call.json().await?;
+    let args = asked.cmd.unwrap_or_default();
+    if args.first().is_none_or(String::is_empty) {
+        return Err(ApiError::bad_request("no exec command specified"));
+    }
+    let detach_keys = asked.detach_keys.unwrap_or_default();
+    DetachKeys::parse(Some(detach_keys.as_str()).filter(|keys| !keys.is_empty()))?;
+    let container = call.container(name)?;
+    if !container.is_up() {
+        return Err(not_running(&container));
+    }
+    let line = args.join(" ");
+    let spec = ExecSpec {
+        args,
+        env: asked.env.unwrap_or_default(),
+        working_dir: asked.working_dir.unwrap_or_default(),
+        user: asked.user.unwrap_or_default(),
+        tty: asked.tty.unwrap_or_default(),
+        stdin: asked.attach_stdin.unwrap_or_default(),
+        stdout: asked.attach_stdout.unwrap_or_default(),
+        stderr: asked.attach_stderr.unwrap_or_default(),
+        privileged: asked.privileged.unwrap_or_default(),
+        detach_keys,
+    };
+    let id = match call
+        .controller()
+        .agent()
+        .exec_create(&container.id, spec)
+        .await
+    {
+        Ok(id) => id,
+        Err(AgentError::NotRunning(_)) => return Err(not_running(&container)),
+        Err(error) => return Err(error.into()),
+    };
+    announce(&call, container, format!("exec_create: {line}"));
+    Ok(answer::json(
+        StatusCode::CREATED,
+        &serde_json::json!({ "Id": id }),
+    ))
+}
+
+fn not_running(container: &Container) -> ApiError {
+    ApiError::conflict(format!("container {} is not running", container.id))
+}
+
+/// Tells those who watch, without having the client wait for it.
+fn announce(call: &Call, container: Container, action: String) {
+    let controller = call.controller().clone();
+    tokio::spawn(async move {
+        let _ = controller.propose(note(&container, &action)).await;
+    });
+}
+
+/// The exec, where its container is the tenant's.
+async fn find(call: &Call, id: &str) -> Result<(ExecStatus, Container), ApiError> {
+    let nowhere = || ApiError::not_found(format!("No such exec instance: {id}"));
+    let status = match call.controller().agent().exec_status(&id.to_owned()).await {
+        Ok(status) => status,
+        Err(AgentError::NoSuchExec(_)) => return Err(nowhere()),
+        Err(error) => return Err(error.into()),
+    };
+    let container = call
+        .controller()
+        .state()
+        .containers
+        .get(&status.container)
+        .cloned();
+    match container.filter(|container| container.tenant == call.tenant) {
+        Some(container) => Ok((status, container)),
+        None => Err(nowhere()),
+    }
+}
+
+/// `POST /exec/{id}/start`. What keeps it from starting once the client's connection is taken over is told on that connection, and in
+/// the exec's exit code.
+pub async fn start(mut call: Call, id: &str) -> Answer {
+    let asked: ExecStartConfig = call.json().await?;
+    let (status, container) = find(&call, id).await?;
+    if status.running || status.exit_code.is_some() {
+        return Err(ApiError::conflict(format!(
+            "exec {id} has already been started"
+        )));
+    }
+    if !container.is_up() {
+        return Err(not_running(&container));
+    }
+    let size = match asked.console_size.as_deref() {
+        Some(&[rows, columns]) if rows > 0 && columns > 0 => {
+            u16::try_from(rows).ok().zip(u16::try_from(columns).ok())
+        }
+        _ => None,
+    };
+    let spec = status.spec;
+    let line = spec.args.join(" ");
+    let started = call.controller().agent().exec_start(&status.id, size).await;
+    if started.is_ok() {
+        announce(&call, container, format!("exec_start: {line}"));
+    }
+    if asked.detach == Some(true) {
+        let attached = started.map_err(exec_error)?;
+        tokio::spawn(discard(attached));
+        return answer::status(StatusCode::OK);
+    }
+    let attached = match started {
+        Ok(attached) => attached,
+        Err(error @ AgentError::Start { .. }) => told(exec_error(error).message()),
+        Err(error) => return Err(error.into()),
+    };
+    let keys = Some(spec.detach_keys.as_str()).filter(|keys| !keys.is_empty());
+    let manner = Manner {
+        tty: spec.tty,
+        stdout: spec.stdout,
+        stderr: spec.stderr,
+        detach_keys: if spec.tty && spec.stdin {
+            Some(DetachKeys::parse(keys)?)
+        } else {
+            None
+        },
+        ends_with_input: false,
+        before: None,
+        afterwards: Box::new(|_: Ending| {}),
+    };
+    hijack::begin(call, attached, manner)
+}
+
+/// docker's words around what the guest says.
+fn exec_error(error: AgentError) -> ApiError {
+    match error {
+        AgentError::Start { message, .. } if message.starts_with("exec:") => {
+            ApiError::bad_request(format!(
+                "OCI runtime exec failed: exec failed: unable to start container process: {message}: unknown"
+            ))
+        }
+        error => error.into(),
+    }
+}
+
+/// Output that is one message.
+fn told(message: &str) -> Attached {
+    let (sender, output) = tokio::sync::mpsc::channel(1);
+    let data = Bytes::from(format!("{message}\r\n"));
+    // One message fits.
+    let _ = sender.try_send(OutputChunk {
+        stream: Stream::Stdout,
+        data,
+    });
+    Attached {
+        output,
+        input: None,
+    }
+}
+
+/// Nobody listens to a detached exec; its pipes must not fill all the same.
+async fn discard(mut attached: Attached) {
+    drop(attached.input.take());
+    while attached.output.recv().await.is_some() {}
+}
+
+/// `POST /exec/{id}/resize`.
+pub async fn resize(call: Call, id: &str) -> Answer {
+    let (rows, columns) = terminal_size(&call)?;
+    let (status, container) = find(&call, id).await?;
+    match call
+        .controller()
+        .agent()
+        .exec_resize(&status.id, rows, columns)
+        .await
+    {
+        Ok(()) => answer::status(StatusCode::OK),
+        Err(AgentError::NotRunning(_)) => Err(not_running(&container)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// `GET /exec/{id}/json`.
+pub async fn inspect(call: Call, id: &str) -> Answer {
+    let (status, _) = find(&call, id).await?;
+    let spec = status.spec;
+    let mut words = spec.args.into_iter();
+    let entrypoint = words.next();
+    let described = ExecInspectResponse {
+        can_remove: Some(!status.running && status.exit_code.is_some()),
+        detach_keys: Some(spec.detach_keys),
+        id: Some(status.id),
+        running: Some(status.running),
+        exit_code: status.exit_code.map(i64::from),
+        process_config: Some(ProcessConfig {
+            privileged: Some(spec.privileged),
+            user: Some(spec.user),
+            tty: Some(spec.tty),
+            entrypoint,
+            arguments: Some(words.collect()),
+        }),
+        open_stdin: Some(spec.stdin),
+        open_stderr: Some(spec.stderr),
+        open_stdout: Some(spec.stdout),
+        container_id: Some(status.container.into()),
+        pid: Some(i64::from(status.pid)),
+    };
+    let exit_code = described.exit_code;
+    let mut described = serde_json::json!(described);
+    // Null until it has ended: docker-py reads the field before.
+    described["ExitCode"] = serde_json::json!(exit_code);
+    answer::ok(&described)
+}

@@ -1,0 +1,118 @@
+//! The Docker Engine API, as docker's own clients, Compose and docker-py speak it.
+//!
+//! A request becomes a [`Call`]: who asks, at which version, for what. [`router`] finds its handler; handlers are grouped by the
+//! specification's areas, one file for what one endpoint, or a few of a kind, do. What is peculiar to the wire (frames, upgrades,
+//! errors, versions, timestamps) has a room of its own.
+
+mod answer;
+mod call;
+mod containers;
+mod detach;
+mod errors;
+mod events;
+mod exec;
+mod frames;
+mod hijack;
+mod images;
+mod networks;
+mod query;
+mod router;
+mod system;
+mod timestamps;
+mod unsupported;
+mod version;
+mod volumes;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::header::{HeaderMap, HeaderValue};
+
+use self::answer::Response;
+use self::call::Call;
+use self::errors::ApiError;
+use super::tls::Caller;
+use crate::controller::Controller;
+
+/// What all connections share.
+pub struct Docker {
+    controller: Controller,
+    events: events::History,
+}
+
+impl Docker {
+    /// Over a controller; begins to remember events.
+    pub fn new(controller: Controller) -> Self {
+        let events = events::History::follow(&controller);
+        Self { controller, events }
+    }
+}
+
+/// What goes on over a connection once it has been upgraded.
+type Upgraded = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// One connection. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Session(Arc<Connection>);
+
+struct Connection {
+    docker: Arc<Docker>,
+    caller: Caller,
+    /// Set by the handler that answered 101, taken by the connection's own task when hyper has let go of the stream.
+    upgraded: Mutex<Option<Upgraded>>,
+}
+
+impl Session {
+    /// A connection of this caller.
+    pub fn new(docker: Arc<Docker>, caller: Caller) -> Self {
+        Self(Arc::new(Connection {
+            docker,
+            caller,
+            upgraded: Mutex::new(None),
+        }))
+    }
+
+    /// The answer to one request; errors are answers as well.
+    pub async fn answer(&self, request: Request<Incoming>) -> Response {
+        let answer = match Call::new(self, request) {
+            Ok(call) => router::route(call).await,
+            Err(error) => Err(error),
+        };
+        let mut response = answer.unwrap_or_else(ApiError::into_response);
+        add_headers(response.headers_mut());
+        response
+    }
+
+    /// What the connection has become, if it was upgraded; to be run to its end.
+    pub fn take_upgraded(&self) -> Option<Upgraded> {
+        self.0
+            .upgraded
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+
+    fn set_upgraded(&self, upgraded: Upgraded) {
+        *self
+            .0
+            .upgraded
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(upgraded);
+    }
+}
+
+/// What every answer of docker's has, and clients read from any of them.
+fn add_headers(headers: &mut HeaderMap) {
+    if let Ok(version) = HeaderValue::from_str(&version::MAXIMUM.to_string()) {
+        headers.insert("api-version", version);
+    }
+    headers.insert("docker-experimental", HeaderValue::from_static("false"));
+    headers.insert("ostype", HeaderValue::from_static("linux"));
+    headers.insert(
+        "server",
+        HeaderValue::from_static(concat!("Hearth/", env!("CARGO_PKG_VERSION"), " (linux)")),
+    );
+}

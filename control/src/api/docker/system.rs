@@ -1,0 +1,247 @@
+//! `/_ping`, `/version`, `/info`, `/auth`, `/system/df`, and the little that there is to say about plugins and build caches.
+
+use std::collections::HashMap;
+
+use bollard_stubs::models::{
+    AuthConfig, PluginsInfo, Runtime, SystemInfo, SystemInfoCgroupDriverEnum,
+    SystemInfoCgroupVersionEnum, SystemVersion, SystemVersionComponents, SystemVersionPlatform,
+};
+use hyper::header::{CACHE_CONTROL, HeaderValue, PRAGMA};
+use serde_json::{Value, json};
+
+use super::answer::{self, Answer, Response};
+use super::call::Call;
+use super::errors::ApiError;
+use super::timestamps;
+use super::version::{MAXIMUM, MINIMUM};
+use super::{containers, images};
+use crate::state::Phase;
+
+/// How root file systems are made: an EROFS image below, ext4 above.
+pub const DRIVER: &str = "erofs";
+/// What runs containers.
+pub const RUNTIME: &str = "hearth";
+/// Where a tenant's data is; there is no path on the node that would mean anything to a client.
+const ROOT_DIR: &str = "/data";
+/// Where names without a registry lead; clients keep their password for docker.io under it.
+const INDEX_SERVER: &str = "https://index.docker.io/v1/";
+
+/// `GET` and `HEAD /_ping`: what clients negotiate by. All but the builder and the swarm is in every answer's headers.
+pub fn ping() -> Response {
+    let mut response = answer::text("OK");
+    let headers = response.headers_mut();
+    headers.insert(
+        CACHE_CONTROL,
+        HeaderValue::from_static("no-cache, no-store, must-revalidate"),
+    );
+    headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
+    // The classic builder: BuildKit's endpoints are not there.
+    headers.insert("builder-version", HeaderValue::from_static("1"));
+    headers.insert("swarm", HeaderValue::from_static("inactive"));
+    response
+}
+
+/// `GET /version`.
+pub async fn version(call: &Call) -> Answer {
+    let node = call.controller().agent().node().await;
+    let details = [
+        ("ApiVersion", MAXIMUM.to_string()),
+        ("MinAPIVersion", MINIMUM.to_string()),
+        ("Arch", "amd64".to_owned()),
+        ("Os", "linux".to_owned()),
+        ("KernelVersion", node.kernel_version.clone()),
+        ("Experimental", "false".to_owned()),
+        ("GitCommit", String::new()),
+        ("GoVersion", String::new()),
+        ("BuildTime", String::new()),
+    ];
+    answer::ok(&SystemVersion {
+        platform: Some(SystemVersionPlatform {
+            name: "Hearth".to_owned(),
+        }),
+        components: Some(vec![SystemVersionComponents {
+            // The name by which docker's CLI finds the part that it prints first.
+            name: "Engine".to_owned(),
+            version: node.version.clone(),
+            details: Some(details.map(|(name, value)| (name.to_owned(), value)).into()),
+        }]),
+        version: Some(node.version),
+        api_version: Some(MAXIMUM.to_string()),
+        min_api_version: Some(MINIMUM.to_string()),
+        git_commit: Some(String::new()),
+        go_version: Some(String::new()),
+        os: Some("linux".to_owned()),
+        arch: Some("amd64".to_owned()),
+        kernel_version: Some(node.kernel_version),
+        experimental: Some(false),
+        build_time: Some(String::new()),
+    })
+}
+
+/// `GET /info`.
+pub async fn info(call: &Call) -> Answer {
+    let node = call.controller().agent().node().await;
+    let (running, stopped, images) = {
+        let state = call.controller().state();
+        let own = || {
+            state
+                .containers
+                .values()
+                .filter(|container| container.tenant == call.tenant)
+        };
+        let running = own()
+            .filter(|container| container.status.phase == Phase::Running)
+            .count();
+        let images = state
+            .images
+            .keys()
+            .filter(|(tenant, _)| *tenant == call.tenant)
+            .count();
+        (running, own().count() - running, images)
+    };
+    let count = |number: usize| Some(i64::try_from(number).unwrap_or(i64::MAX));
+    let gib = |bytes: u64| format!("{:.1}GiB", bytes as f64 / f64::from(1 << 30));
+    let on_disk = node.storage == "disk";
+    let mut storage = vec![
+        vec![
+            "Data".to_owned(),
+            format!("{}{}", node.storage, parenthesis(&node.storage_note)),
+        ],
+        vec!["Data Space Total".to_owned(), gib(node.storage_total_bytes)],
+        vec![
+            "Data Space Available".to_owned(),
+            gib(node.storage_free_bytes),
+        ],
+    ];
+    let mut warnings = Vec::new();
+    if !on_disk {
+        storage.push(vec![
+            "Data Survives Power Off".to_owned(),
+            "false".to_owned(),
+        ]);
+        warnings.push(format!(
+            "WARNING: images and containers are kept in RAM and are gone after a power-off{}",
+            parenthesis(&node.storage_note)
+        ));
+    }
+    let runtimes = [(RUNTIME.to_owned(), Runtime::default())];
+    let shown = SystemInfo {
+        id: Some(node.name.clone()),
+        containers: count(running + stopped),
+        containers_running: count(running),
+        containers_paused: Some(0),
+        containers_stopped: count(stopped),
+        images: count(images),
+        driver: Some(DRIVER.to_owned()),
+        driver_status: Some(storage),
+        docker_root_dir: Some(ROOT_DIR.to_owned()),
+        plugins: Some(PluginsInfo {
+            volume: Some(Vec::new()),
+            network: Some(vec!["bridge".to_owned(), "null".to_owned()]),
+            authorization: None,
+            log: Some(vec!["json-file".to_owned()]),
+        }),
+        memory_limit: Some(true),
+        swap_limit: Some(true),
+        cpu_cfs_period: Some(true),
+        cpu_cfs_quota: Some(true),
+        cpu_shares: Some(true),
+        cpu_set: Some(true),
+        pids_limit: Some(true),
+        oom_kill_disable: Some(false),
+        ipv4_forwarding: Some(true),
+        debug: Some(false),
+        nfd: Some(0),
+        n_goroutines: Some(0),
+        system_time: Some(timestamps::rfc3339(timestamps::now_ns())),
+        logging_driver: Some("json-file".to_owned()),
+        cgroup_driver: Some(SystemInfoCgroupDriverEnum::CGROUPFS),
+        cgroup_version: Some(SystemInfoCgroupVersionEnum::_2),
+        n_events_listener: Some(0),
+        kernel_version: Some(node.kernel_version),
+        operating_system: Some(format!("Hearth {}", node.version)),
+        os_version: Some(node.version.clone()),
+        os_type: Some("linux".to_owned()),
+        architecture: Some("x86_64".to_owned()),
+        ncpu: count(node.cpus),
+        mem_total: Some(i64::try_from(node.memory_bytes).unwrap_or(i64::MAX)),
+        index_server_address: Some(INDEX_SERVER.to_owned()),
+        http_proxy: Some(String::new()),
+        https_proxy: Some(String::new()),
+        no_proxy: Some(String::new()),
+        name: Some(node.name),
+        labels: Some(Vec::new()),
+        experimental_build: Some(false),
+        server_version: Some(node.version),
+        runtimes: Some(runtimes.into()),
+        default_runtime: Some(RUNTIME.to_owned()),
+        live_restore_enabled: Some(true),
+        init_binary: Some(String::new()),
+        security_options: Some(vec!["name=microvm".to_owned(), "name=cgroupns".to_owned()]),
+        warnings: Some(warnings),
+        ..SystemInfo::default()
+    };
+    let mut shown = json!(shown);
+    shown["Swarm"] = json!({
+        "NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": false, "Error": "", "RemoteManagers": null,
+    });
+    shown["RegistryConfig"] = registries(&node.insecure_registries);
+    answer::ok(&shown)
+}
+
+fn parenthesis(note: &str) -> String {
+    if note.is_empty() {
+        String::new()
+    } else {
+        format!(" ({note})")
+    }
+}
+
+fn registries(insecure: &[String]) -> Value {
+    let entry = |name: &str, secure: bool| json!({ "Name": name, "Mirrors": [], "Secure": secure, "Official": name == "docker.io" });
+    let mut indexes: HashMap<&str, Value> =
+        HashMap::from([("docker.io", entry("docker.io", true))]);
+    indexes.extend(
+        insecure
+            .iter()
+            .map(|name| (name.as_str(), entry(name, false))),
+    );
+    json!({ "InsecureRegistryCIDRs": [], "IndexConfigs": indexes, "Mirrors": [] })
+}
+
+/// `POST /auth`: refused, since nobody has asked the registry. Clients keep what they are told here and send it with each pull.
+pub async fn auth(mut call: Call) -> Answer {
+    let asked: AuthConfig = call.json().await?;
+    let registry = asked
+        .serveraddress
+        .filter(|address| !address.is_empty())
+        .unwrap_or_else(|| INDEX_SERVER.to_owned());
+    Err(ApiError::unsupported(format!(
+        "verifying a login to {registry} is (put the credentials into the client's config.json instead: pulls use them); it is"
+    )))
+}
+
+/// `GET /plugins`.
+pub fn plugins() -> Answer {
+    answer::ok(&json!([]))
+}
+
+/// `POST /build/prune`.
+pub fn prune_build_cache() -> Answer {
+    answer::ok(&json!({ "CachesDeleted": [], "SpaceReclaimed": 0 }))
+}
+
+/// `GET /system/df`, in the form from before 1.52 and in the newer one beside it: clients read the one they know.
+pub async fn disk_usage(call: &Call) -> Answer {
+    let images = images::summaries(call).await?;
+    let size: i64 = images.iter().map(|image| image.size).sum();
+    let containers = containers::summaries(&call.controller().state(), &call.tenant);
+    answer::ok(&json!({
+        "LayersSize": size,
+        "Images": images,
+        "Containers": containers,
+        "Volumes": [],
+        "BuildCache": [],
+        "BuilderSize": 0,
+    }))
+}

@@ -1,0 +1,21 @@
+//! Volumes: none yet, said in the forms that clients understand.
+
+use serde_json::json;
+
+use super::answer::{self, Answer};
+use super::errors::ApiError;
+
+/// `GET /volumes`.
+pub fn list() -> Answer {
+    answer::ok(&json!({ "Volumes": [], "Warnings": [] }))
+}
+
+/// `GET /volumes/{name}`.
+pub fn inspect(name: &str) -> Answer {
+    Err(ApiError::not_found(format!("get {name}: no such volume")))
+}
+
+/// `POST /volumes/prune`.
+pub fn prune() -> Answer {
+    answer::ok(&json!({ "VolumesDeleted": [], "SpaceReclaimed": 0 }))
+}
