@@ -18,7 +18,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Silence on a connection after which it's given up. Registries that fetch from a slower store take their time before
 /// the first byte.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// For a document as a whole: a registry that sends a byte now and then is no registry.
 const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(120);
