@@ -23,15 +23,20 @@ const ACCOUNTS: [(&str, &str); 2] = [
     ("etc/group", "root:x:0:\nnogroup:x:65534:\n"),
 ];
 
-/// Writes the image as an archive for `docker load`, and returns its path.
+/// Writes the first container's image as an archive for `docker load`, and returns its path.
 pub fn build(busybox: &Path) -> Result<PathBuf> {
+    build_as(busybox, NAME, &["sh"])
+}
+
+/// The same under another name and with another command.
+pub fn build_as(busybox: &Path, name: &str, command: &[&str]) -> Result<PathBuf> {
     let layer = layer(busybox)?;
     let digest = hex::encode(Sha256::digest(&layer));
     let config = json!({
         "architecture": "amd64",
         "os": "linux",
         "created": "1970-01-01T00:00:00Z",
-        "config": { "Cmd": ["sh"], "Env": ["PATH=/bin"], "WorkingDir": "/" },
+        "config": { "Cmd": command, "Env": ["PATH=/bin"], "WorkingDir": "/" },
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{digest}")] },
         "history": [{ "created": "1970-01-01T00:00:00Z", "created_by": "cargo xtask try" }],
     })
@@ -39,10 +44,10 @@ pub fn build(busybox: &Path) -> Result<PathBuf> {
     let config_name = format!("{}.json", hex::encode(Sha256::digest(&config)));
     let layer_name = format!("{digest}/layer.tar");
     let manifest =
-        json!([{ "Config": config_name, "RepoTags": [NAME], "Layers": [layer_name] }]).to_string();
+        json!([{ "Config": config_name, "RepoTags": [name], "Layers": [layer_name] }]).to_string();
 
     fs::create_dir_all(paths::build())?;
-    let path = paths::build().join("busybox.tar");
+    let path = paths::build().join(format!("{}.tar", name.replace(['/', ':'], "-")));
     let mut archive = tar::Builder::new(File::create(&path)?);
     for (name, data) in [
         (config_name.as_str(), config.as_bytes()),

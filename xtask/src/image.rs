@@ -43,7 +43,7 @@ const EXECUTABLE: u32 = 0o755;
 pub fn build(prerequisites: &Prerequisites) -> Result<PathBuf> {
     let (host, guest) = kernel::build_both(&prerequisites.source)?;
     let templates = templates::build()?;
-    let executables = executables()?;
+    let executables = compile(&PACKAGES)?;
     let efi = paths::project().join("target/hearth.efi");
 
     lay_out(&executables, &guest, &templates)?;
@@ -76,8 +76,8 @@ pub fn build(prerequisites: &Prerequisites) -> Result<PathBuf> {
     Ok(efi)
 }
 
-/// Compiles our executables statically and returns the directory that they are in.
-fn executables() -> Result<PathBuf> {
+/// Compiles the executables of some packages statically and returns the directory that they are in.
+pub fn compile(packages: &[&str]) -> Result<PathBuf> {
     // A directory of its own: other flags than the tests', and neither is to undo what the other compiled.
     let target = paths::project().join("target/static");
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -93,13 +93,13 @@ fn executables() -> Result<PathBuf> {
         ])
         .arg("--target-dir")
         .arg(&target);
-    for package in PACKAGES {
+    for package in packages {
         cargo.args(["--package", package]);
     }
     cargo
         .env("RUSTFLAGS", "-Ctarget-feature=+crt-static")
         .current_dir(paths::project());
-    eprintln!("    compiling {}", PACKAGES.join(", "));
+    eprintln!("    compiling {}", packages.join(", "));
     let status = cargo.status().context("starting cargo")?;
     anyhow::ensure!(status.success(), "our executables don't compile, see above");
     Ok(target.join(TARGET).join("release"))

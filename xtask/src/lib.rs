@@ -1,4 +1,4 @@
-//! Everything a developer or a first-time user types: `cargo xtask try`, `image`, `test`.
+//! Everything a developer or a first-time user types: `cargo xtask try`, `image`, `test`, `bench`.
 //!
 //! The library is the commands' substance, for the end-to-end tests and the benchmark as well: they build nothing
 //! themselves and start the appliance the way `try` does.
@@ -12,6 +12,7 @@
 //! No shell is ever started: programs are run with their arguments as they are, and what they print goes to a log that is
 //! shown when they fail.
 
+pub mod bench;
 pub mod busybox;
 pub mod checks;
 pub mod cpio;
@@ -24,5 +25,6 @@ pub mod ports;
 pub mod prerequisites;
 pub mod process;
 pub mod qemu;
+pub mod side;
 pub mod templates;
 pub mod trial;

@@ -6,7 +6,7 @@ use std::thread;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use xtask::trial::{self, Options};
-use xtask::{checks, image, prerequisites};
+use xtask::{bench, checks, image, prerequisites};
 
 /// Everything a developer or a first-time user types.
 #[derive(Parser)]
@@ -24,6 +24,8 @@ enum Command {
     Image,
     /// Check everything: formatting, lints, unit tests, and the real image in QEMU
     Test(Test),
+    /// Measure on the instruction clock, and write docs/BENCHMARKS.md
+    Bench(Bench),
     /// Forward published ports to a node that runs detached
     #[command(hide = true)]
     ForwardPorts,
@@ -55,6 +57,13 @@ struct Try {
 struct Test {
     /// Only end-to-end tests whose name contains this
     filter: Option<String>,
+}
+
+#[derive(Args)]
+struct Bench {
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 /// More processors make nothing faster that one person tries out.
@@ -89,6 +98,7 @@ fn run(command: Command) -> Result<()> {
             Ok(())
         }
         Command::Test(options) => checks::run(options.filter.as_deref()),
+        Command::Bench(options) => bench::run(options.json),
         Command::ForwardPorts => trial::forward_ports(),
     }
 }

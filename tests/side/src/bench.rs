@@ -1,7 +1,7 @@
 //! What a user waits for, measured inside the node so that nothing waits for the world outside: the clock of a machine that counts
 //! instructions runs away while it waits for real I/O.
 //!
-//! Everything is taken from `/side` in the initramfs: `ca.pem`, `client.pem`, `client-key.pem`, and `image.tar`, an image
+//! Everything is taken from `/side` in the initramfs: `ca.pem`, `cert.pem`, `key.pem`, and `image.tar`, an image
 //! named `bench` whose command prints one line.
 
 use std::fs;
@@ -167,8 +167,8 @@ impl Api {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file("/side/ca.pem")?)?;
         let certificates =
-            CertificateDer::pem_file_iter("/side/client.pem")?.collect::<Result<_, _>>()?;
-        let key = PrivateKeyDer::from_pem_file("/side/client-key.pem")?;
+            CertificateDer::pem_file_iter("/side/cert.pem")?.collect::<Result<_, _>>()?;
+        let key = PrivateKeyDer::from_pem_file("/side/key.pem")?;
         let config = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
