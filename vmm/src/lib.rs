@@ -1,1 +1,36 @@
-//! (being written)
+//! A KVM monitor for one microVM: 64-bit boot of an uncompressed kernel, virtio devices over MMIO, no PCI, no ACPI, no BIOS.
+//!
+//! How it is configured and commanded is in `hearth_vmm_api`; the executable is [`run`] and nothing else. From start to end:
+//!
+//! 1. [`inherit`] takes over what the controller has left open;
+//! 2. [`machine`] makes memory, virtual CPUs and devices, and [`boot`] fills memory;
+//! 3. [`jail`] gives up everything that is not needed from here on;
+//! 4. the virtual CPUs' threads run the guest ([`vcpu`]), one thread the disks, and the main thread all other devices and the
+//!    command socket ([`api`]).
+//!
+//! Devices ([`block`], [`net`], [`vsock`], [`rng`], [`balloon`]) implement [`virtio::Device`] and know nothing of the rest. Nothing
+//! in this crate knows what a container, an image or a node is.
+
+pub mod api;
+pub mod balloon;
+pub mod block;
+pub mod boot;
+pub mod bus;
+pub mod events;
+pub mod failure;
+pub mod gate;
+pub mod inherit;
+pub mod jail;
+pub mod machine;
+pub mod memory;
+pub mod net;
+pub mod rng;
+pub mod vcpu;
+pub mod virtio;
+pub mod vsock;
+mod worker;
+
+/// Runs a microVM from beginning to end.
+pub fn run() -> Result<(), failure::Failure> {
+    machine::Machine::build(inherit::take()?)?.run()
+}

@@ -1,0 +1,165 @@
+//! What a virtual CPU says it is: the host's CPU as far as KVM can virtualise it, with a topology of its own.
+
+use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
+
+// Leaf 1.
+const HYPERVISOR: u32 = 1 << 31;
+const TSC_DEADLINE: u32 = 1 << 24;
+const PERFORMANCE_CAPABILITIES: u32 = 1 << 15;
+const DEBUG_STORE_64: u32 = 1 << 2;
+const HYPER_THREADING: u32 = 1 << 28;
+const DEBUG_STORE: u32 = 1 << 21;
+
+// Leaf 0x8000_0001, ECX: IBS and the three sets of performance counters of AMD.
+const AMD_COUNTERS: u32 = 1 << 10 | 1 << 23 | 1 << 24 | 1 << 28;
+const AMD_LEGACY_MULTICORE: u32 = 1 << 1;
+
+/// Leaf 0x4000_0001: asynchronous page faults, in all three forms. They pay where a guest's memory is swapped out, cost exits at
+/// start, and a page of guest memory per CPU.
+const ASYNC_PAGE_FAULTS: u32 = 1 << 4 | 1 << 10 | 1 << 14;
+
+/// Cache levels that belong to a single CPU in leaves 4 and 0x8000_001d.
+const PRIVATE_LEVELS: u32 = 2;
+
+// Kinds of level in leaf 0xb.
+const LEVEL_THREAD: u32 = 1;
+const LEVEL_CORE: u32 = 2;
+
+/// CPUID of the virtual CPU `index` of `count`, from what KVM supports. Guests get no performance counters: probing for them is a
+/// good part of a kernel's start, and they tell about neighbours.
+pub fn for_vcpu(supported: &CpuId, index: u8, count: u8, tsc_deadline: bool) -> CpuId {
+    let (id, count) = (u32::from(index), u32::from(count));
+    let bits = count.next_power_of_two().trailing_zeros();
+    let mut entries: Vec<kvm_cpuid_entry2> = Vec::with_capacity(supported.as_slice().len() + 3);
+    for entry in supported.as_slice() {
+        let mut entry = *entry;
+        match entry.function {
+            0 => entry.eax = entry.eax.max(0xb),
+            1 => {
+                entry.ebx = entry.ebx & 0xffff | count.next_power_of_two() << 16 | id << 24;
+                entry.ecx |= HYPERVISOR;
+                entry.ecx &= !(PERFORMANCE_CAPABILITIES | DEBUG_STORE_64 | TSC_DEADLINE);
+                entry.edx &= !(DEBUG_STORE | HYPER_THREADING);
+                if tsc_deadline {
+                    entry.ecx |= TSC_DEADLINE;
+                }
+                if count > 1 {
+                    entry.edx |= HYPER_THREADING;
+                }
+            }
+            4 if entry.eax & 0x1f != 0 => {
+                let sharing = sharing(entry.eax, count);
+                entry.eax = entry.eax & 0x3fff | (sharing - 1) << 14 | ((1 << bits) - 1) << 26;
+            }
+            0xa | 0x8000_0022 => {
+                entry = kvm_cpuid_entry2 {
+                    function: entry.function,
+                    index: entry.index,
+                    flags: entry.flags,
+                    ..Default::default()
+                };
+            }
+            // Replaced below.
+            0xb | 0x1f => continue,
+            0x4000_0001 => entry.eax &= !ASYNC_PAGE_FAULTS,
+            0x8000_0001 => {
+                entry.ecx &= !AMD_COUNTERS;
+                if count == 1 {
+                    entry.ecx &= !AMD_LEGACY_MULTICORE;
+                }
+            }
+            0x8000_0008 => entry.ecx = entry.ecx & !0xffff | (count - 1) | bits << 12,
+            0x8000_001d if entry.eax & 0x1f != 0 => {
+                entry.eax = entry.eax & 0x3fff | (sharing(entry.eax, count) - 1) << 14;
+            }
+            0x8000_001e => (entry.eax, entry.ebx, entry.ecx) = (id, id, 0),
+            _ => {}
+        }
+        entries.push(entry);
+    }
+    let level = |index: u32, shift: u32, below: u32, kind: u32| kvm_cpuid_entry2 {
+        function: 0xb,
+        index,
+        flags: KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+        eax: shift,
+        ebx: below,
+        ecx: index | kind << 8,
+        edx: id,
+        ..Default::default()
+    };
+    entries.push(level(0, 0, 1, LEVEL_THREAD));
+    entries.push(level(1, bits, count, LEVEL_CORE));
+    entries.push(level(2, 0, 0, 0));
+    // More than KVM takes can only be if KVM supports more than it takes.
+    entries.truncate(kvm_bindings::KVM_MAX_CPUID_ENTRIES);
+    CpuId::from_entries(&entries).expect("truncated to what fits")
+}
+
+/// How many CPUs share the cache that a leaf describes.
+fn sharing(eax: u32, count: u32) -> u32 {
+    if eax >> 5 & 7 <= PRIVATE_LEVELS {
+        1
+    } else {
+        count.next_power_of_two()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn supported() -> CpuId {
+        let leaf = |function, eax, ebx, ecx, edx| kvm_cpuid_entry2 {
+            function,
+            eax,
+            ebx,
+            ecx,
+            edx,
+            ..Default::default()
+        };
+        CpuId::from_entries(&[
+            leaf(0, 0x7, 0, 0, 0),
+            leaf(1, 0, 0xff01_0800, u32::MAX, u32::MAX),
+            leaf(4, 0x21, 0, 0, 0),
+            leaf(4, 0x63, 0, 0, 0),
+            leaf(0xa, 5, 5, 5, 5),
+            leaf(0xb, 9, 9, 9, 9),
+        ])
+        .unwrap()
+    }
+
+    fn find(cpuid: &CpuId, function: u32, nth: usize) -> kvm_cpuid_entry2 {
+        let mut all = cpuid
+            .as_slice()
+            .iter()
+            .filter(|entry| entry.function == function);
+        *all.nth(nth).unwrap()
+    }
+
+    #[test]
+    fn every_cpu_has_an_id_of_its_own_and_knows_how_many_there_are() {
+        for index in 0..6 {
+            let cpuid = for_vcpu(&supported(), index, 6, true);
+            assert_eq!(
+                find(&cpuid, 1, 0).ebx,
+                u32::from(index) << 24 | 8 << 16 | 0x0800
+            );
+            assert_eq!(find(&cpuid, 0xb, 0).edx, u32::from(index));
+            let core = find(&cpuid, 0xb, 1);
+            assert_eq!((core.eax, core.ebx, core.ecx), (3, 6, 0x201));
+            assert_eq!(find(&cpuid, 4, 0).eax >> 14 & 0xfff, 0);
+            assert_eq!(find(&cpuid, 4, 1).eax >> 14 & 0xfff, 7);
+        }
+    }
+
+    #[test]
+    fn there_are_no_performance_counters() {
+        let cpuid = for_vcpu(&supported(), 0, 1, false);
+        assert_eq!(find(&cpuid, 0xa, 0).eax, 0);
+        assert_eq!(
+            find(&cpuid, 1, 0).ecx & (PERFORMANCE_CAPABILITIES | TSC_DEADLINE),
+            0
+        );
+        assert_eq!(find(&cpuid, 1, 0).edx & HYPER_THREADING, 0);
+    }
+}
