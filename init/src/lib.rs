@@ -11,3 +11,4 @@ pub mod guest;
 pub mod host;
 pub mod kmsg;
 pub mod netlink;
+mod stdio;

@@ -80,7 +80,7 @@ impl Netlink {
         Self::with_groups(0)
     }
 
-    /// For changes of links: readable whenever one has changed. Read it with [`Netlink::drain`].
+    /// For changes of links: readable whenever one has changed. Read it with [`Netlink::ethernet_changed`].
     pub fn open_link_events() -> io::Result<Self> {
         Self::with_groups(GROUP_LINK)
     }
@@ -175,14 +175,26 @@ impl Netlink {
         Ok(links)
     }
 
-    /// Reads and forgets all that waits on a socket for events. What matters is that something changed.
-    pub fn drain(&self) {
-        let mut buffer = [0; 4096];
-        // An overrun (ENOBUFS) also only says that something changed.
-        while !matches!(
-            recv(&self.socket, &mut buffer, RecvFlags::DONTWAIT),
-            Err(rustix::io::Errno::AGAIN)
-        ) {}
+    /// Reads all events that wait. True: one was about an Ethernet link, or events were lost. Links that software makes, as each
+    /// microVM has one, are passed over.
+    pub fn ethernet_changed(&self) -> bool {
+        let mut changed = false;
+        let mut buffer = vec![0; RECEIVE_LEN];
+        loop {
+            match recv(&self.socket, &mut buffer[..], RecvFlags::DONTWAIT) {
+                Ok((length, _)) => {
+                    let mut rest = &buffer[..length];
+                    while let Some((_, _, body, next)) = split_message(rest) {
+                        rest = next;
+                        changed |= parse_link(body).is_some_and(|link| link.ethernet);
+                    }
+                }
+                Err(rustix::io::Errno::AGAIN) => return changed,
+                Err(rustix::io::Errno::INTR) => {}
+                // An overrun: something has changed, nobody knows what.
+                Err(_) => changed = true,
+            }
+        }
     }
 
     fn send(&mut self, kind: u16, flags: u16, body: &impl Emitable) -> io::Result<()> {

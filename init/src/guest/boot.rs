@@ -4,20 +4,20 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use hearth_guest_protocol::{AGENT_PORT, KNOCK_PORT};
-use rustix::fs::{Mode, OFlags, mkdir, open};
+use rustix::fs::{Mode, mkdir};
 use rustix::mount::{MountFlags, mount, mount_move};
 use rustix::process::{Resource, Rlimit, chdir, chroot, setrlimit};
 
 use super::vsock::{self, Listener};
 use super::{Agent, Places, cgroup};
-use crate::kmsg;
+use crate::{kmsg, stdio};
 
 /// Stack of a connection's thread, bytes: decoding a frame and building a container go no deeper than a few KiB.
 const CONNECTION_STACK: usize = 256 << 10;
@@ -45,7 +45,7 @@ fn start() -> Result<Infallible, (&'static str, io::Error)> {
     // Of the two, only the directory for the new root can exist already.
     let _ = mkdir("/vm", Mode::from_raw_mode(0o755));
     make_root().map_err(|e| ("mounting", e.into()))?;
-    open_stdio().map_err(|e| ("opening /dev/null", e))?;
+    stdio::fill().map_err(|e| ("opening /dev/null", e))?;
     kmsg::log_panics("guest-init");
     // SAFETY: SIG_IGN is no function of ours. A broken connection is an error of the write then, not the end of PID 1.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
@@ -86,18 +86,6 @@ fn make_root() -> rustix::io::Result<()> {
     mount_move(c".", c"/")?;
     chroot(".")?;
     chdir("/")
-}
-
-/// Descriptors 0 to 2, which the kernel leaves closed where there is no console.
-fn open_stdio() -> io::Result<()> {
-    loop {
-        let null: OwnedFd = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-        if null.as_raw_fd() > 2 {
-            return Ok(());
-        }
-        // It is one of the three now, for good.
-        std::mem::forget(null);
-    }
 }
 
 fn set_limits() -> rustix::io::Result<()> {

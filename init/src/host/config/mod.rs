@@ -1,0 +1,205 @@
+//! `hearth.toml`: what an owner tells a node.
+
+mod sources;
+
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use serde::Deserialize;
+
+pub use sources::{Found, read};
+
+/// Longest name of a node: a label of a domain name.
+const NAME_MAX: usize = 63;
+
+/// All of the file. A key that isn't known is an error, so that a mistyped one is not passed over.
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// `[node]`
+    pub node: Node,
+    /// `[network]`; absent: DHCP.
+    pub network: Option<Static>,
+    /// `[identity]`; absent: the node does not listen.
+    pub identity: Option<Identity>,
+    /// `[registries]`
+    pub registries: Registries,
+}
+
+/// `[node]`
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Node {
+    /// The node's name; absent: made from its Ethernet address.
+    pub name: Option<NodeName>,
+}
+
+/// `[network]`: an address that isn't asked for by DHCP.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Static {
+    /// The node's.
+    pub address: Cidr,
+    /// Next hop.
+    pub gateway: Option<IpAddr>,
+    /// Name servers.
+    #[serde(default)]
+    pub dns: Vec<IpAddr>,
+}
+
+/// `[identity]`: PEM texts. Whether they are any good is for the controller to say.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    /// The owner's certificate authority.
+    pub ca: String,
+    /// The node's certificate, and those between it and the authority.
+    pub certificate: String,
+    /// The node's private key.
+    pub key: String,
+}
+
+/// `[registries]`
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Registries {
+    /// `host:port` of those that may be spoken to in plain HTTP.
+    pub insecure: Vec<String>,
+}
+
+/// A host name: letters, digits and hyphens.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct NodeName(pub String);
+
+/// An address with the length of its network's prefix (`192.0.2.5/24`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Cidr {
+    /// The address.
+    pub address: IpAddr,
+    /// Bits.
+    pub prefix_len: u8,
+}
+
+impl TryFrom<String> for NodeName {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        if name.is_empty()
+            || name.len() > NAME_MAX
+            || !plain
+            || name.starts_with('-')
+            || name.ends_with('-')
+        {
+            return Err(format!(
+                "{name:?} is no host name: use letters, digits and hyphens, at most {NAME_MAX}"
+            ));
+        }
+        Ok(Self(name))
+    }
+}
+
+impl TryFrom<String> for Cidr {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl FromStr for Cidr {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parse = || {
+            let (address, prefix_len) = text.split_once('/')?;
+            let (address, prefix_len) = (
+                address.parse::<IpAddr>().ok()?,
+                prefix_len.parse::<u8>().ok()?,
+            );
+            let longest = if address.is_ipv4() { 32 } else { 128 };
+            (prefix_len <= longest).then_some(Self {
+                address,
+                prefix_len,
+            })
+        };
+        parse().ok_or_else(|| {
+            format!("{text:?} is no address with a prefix length, such as 192.0.2.5/24")
+        })
+    }
+}
+
+impl std::fmt::Display for Cidr {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix_len)
+    }
+}
+
+/// The configuration in a text. The error names the key and shows the place, but no value of `[identity]`.
+pub fn parse(text: &str) -> Result<Config, String> {
+    toml::from_str(text).map_err(|error| {
+        let line = error
+            .span()
+            .map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+        match line {
+            Some(line) => format!("line {line}: {}", error.message()),
+            None => error.message().to_owned(),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_full_configuration_is_understood() {
+        let config = parse(
+            "[node]\nname = \"hearth-1\"\n[network]\naddress = \"192.0.2.5/24\"\ngateway = \"192.0.2.1\"\ndns = [\"192.0.2.1\"]\n\
+             [identity]\nca = \"a\"\ncertificate = \"b\"\nkey = \"c\"\n[registries]\ninsecure = [\"10.0.2.2:5000\"]\n",
+        )
+        .unwrap();
+        let network = config.network.unwrap();
+        assert_eq!(
+            (network.address.to_string().as_str(), network.dns.len()),
+            ("192.0.2.5/24", 1)
+        );
+        assert_eq!(config.node.name.unwrap().0, "hearth-1");
+    }
+
+    #[test]
+    fn an_empty_one_means_the_defaults() {
+        assert_eq!(parse("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn faults_name_their_key_and_line() {
+        let error = parse("[node]\nnmae = \"x\"\n").unwrap_err();
+        assert!(
+            error.starts_with("line 2: ") && error.contains("nmae"),
+            "{error}"
+        );
+        let error = parse("[network]\naddress = \"192.0.2.5\"\n").unwrap_err();
+        assert!(
+            error.starts_with("line 2: ") && error.contains("prefix"),
+            "{error}"
+        );
+        assert!(parse("[node]\nname = \"-x\"").is_err());
+        assert!(parse("[network]\naddress = \"192.0.2.5/33\"\n").is_err());
+        assert!(
+            parse("[identity]\nca = \"a\"\n")
+                .unwrap_err()
+                .contains("certificate")
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_configuration_or_an_error(text in ".{0,200}") {
+            let _ = parse(&text);
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! The kernel's file systems, control groups and settings.
+
+use std::fs;
+use std::path::Path;
+
+use rustix::fs::{Mode, mkdir};
+use rustix::io::Errno;
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, mount, mount_bind, mount_change, mount_move,
+};
+use rustix::process::{Resource, Rlimit, chdir, chroot, setrlimit};
+
+use crate::kmsg;
+
+/// Where the root is mounted a second time before it is moved over itself.
+const STAGE: &str = "/run";
+/// Root of the cgroup v2 hierarchy.
+pub const CGROUP: &str = "/sys/fs/cgroup";
+/// The controller's group below it.
+pub const CONTROL_GROUP: &str = "/sys/fs/cgroup/control";
+/// The microVMs' group below it.
+const PODS_GROUP: &str = "/sys/fs/cgroup/pods";
+/// Controllers handed down to microVMs.
+const CONTROLLERS: [&str; 5] = ["+cpu", "+memory", "+pids", "+io", "+cpuset"];
+/// Open files, for the controller and the monitors: each microVM costs the controller about a dozen.
+const OPEN_FILES: Rlimit = Rlimit {
+    current: Some(1 << 20),
+    maximum: Some(1 << 20),
+};
+
+/// Kernel settings, below /proc/sys.
+const SYSCTLS: [(&str, &str); 6] = [
+    // A line of ours is not thrown away because there were ten in five seconds.
+    ("kernel/printk_devkmsg", "on"),
+    // A node that has failed for good comes back instead of standing still; seconds.
+    ("kernel/panic", "10"),
+    // Memory of a microVM is not there before it is touched, so what all were promised may be more than there is.
+    ("vm/overcommit_memory", "1"),
+    // Router advertisements count even once the node forwards packets.
+    ("net/ipv6/conf/default/accept_ra", "2"),
+    ("net/ipv6/conf/all/accept_ra", "2"),
+    // Ctrl-Alt-Del and friends are for init; nothing else on the keyboard does anything.
+    ("kernel/sysrq", "0"),
+];
+
+/// What could not be mounted though a node can't do without it.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "mounting {what} on {target}: {errno}; this is not the kernel that the image was built with"
+)]
+pub struct MountError {
+    what: &'static str,
+    target: &'static str,
+    errno: Errno,
+}
+
+/// Mounts everything that does not depend on a configuration or a disk.
+pub fn mount_all() -> Result<(), MountError> {
+    leave_rootfs().map_err(|errno| MountError {
+        what: "the root a second time",
+        target: STAGE,
+        errno,
+    })?;
+    let strict = MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::NODEV;
+    new("proc", "/proc", "proc", strict, "")?;
+    new("sysfs", "/sys", "sysfs", strict, "")?;
+    new(
+        "devtmpfs",
+        "/dev",
+        "devtmpfs",
+        MountFlags::NOSUID | MountFlags::NOEXEC,
+        "mode=0755",
+    )?;
+    new(
+        "devpts",
+        "/dev/pts",
+        "devpts",
+        MountFlags::NOSUID | MountFlags::NOEXEC,
+        "mode=0620,ptmxmode=0666",
+    )?;
+    new("tmpfs", "/dev/shm", "tmpfs", strict, "mode=1777")?;
+    new("tmpfs", "/run", "tmpfs", strict, "mode=0755")?;
+    new("tmpfs", "/tmp", "tmpfs", strict, "mode=1777")?;
+    // Without favordynmods, moving a process into another group stalls the making of a virtual machine.
+    new(
+        "cgroup2",
+        CGROUP,
+        "cgroup2",
+        strict,
+        "nsdelegate,memory_recursiveprot,favordynmods",
+    )
+    .or_else(|_| new("cgroup2", CGROUP, "cgroup2", strict, ""))?;
+    // Nice to have: what the firmware and the security modules say.
+    for (kind, target) in [
+        ("securityfs", "/sys/kernel/security"),
+        ("efivarfs", "/sys/firmware/efi/efivars"),
+    ] {
+        if Path::new(target).exists() {
+            let _ = new(kind, target, kind, strict | MountFlags::RDONLY, "");
+        }
+    }
+    Ok(())
+}
+
+/// Moves a second mount of the root over the first. From a root that is mounted on nothing, as the kernel's first one is, no
+/// process could change its root for good (pivot_root), and the monitors' jails must.
+fn leave_rootfs() -> rustix::io::Result<()> {
+    match mkdir(STAGE, Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(errno),
+    }
+    mount_bind("/", STAGE)?;
+    chdir(STAGE)?;
+    mount_move(".", "/")?;
+    chroot(".")?;
+    chdir("/")?;
+    mount_change("/", MountPropagationFlags::PRIVATE)
+}
+
+fn new(
+    source: &'static str,
+    target: &'static str,
+    kind: &'static str,
+    flags: MountFlags,
+    options: &str,
+) -> Result<(), MountError> {
+    // Where it exists already, or can't exist, mount says more.
+    let _ = fs::create_dir_all(target);
+    let options = std::ffi::CString::new(options).unwrap_or_default();
+    mount(source, target, kind, flags, options.as_c_str()).map_err(|errno| MountError {
+        what: source,
+        target,
+        errno,
+    })
+}
+
+/// Groups, limits and kernel settings. What the kernel lacks is logged and done without.
+pub fn set_up_kernel() {
+    for path in [CGROUP, PODS_GROUP] {
+        if path != CGROUP {
+            note(path, fs::create_dir_all(path));
+        }
+        for controller in CONTROLLERS {
+            note(
+                controller,
+                fs::write(Path::new(path).join("cgroup.subtree_control"), controller),
+            );
+        }
+    }
+    note(CONTROL_GROUP, fs::create_dir_all(CONTROL_GROUP));
+    for (name, value) in SYSCTLS {
+        note(name, fs::write(format!("/proc/sys/{name}"), value));
+    }
+    note(
+        "open files",
+        setrlimit(Resource::Nofile, OPEN_FILES).map_err(Into::into),
+    );
+    note(
+        "locked memory",
+        setrlimit(
+            Resource::Memlock,
+            Rlimit {
+                current: None,
+                maximum: None,
+            },
+        )
+        .map_err(Into::into),
+    );
+}
+
+fn note(what: &str, result: std::io::Result<()>) {
+    if let Err(error) = result {
+        kmsg::log(&format!("init: setting {what}: {error}"));
+    }
+}
