@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub mod fake;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -178,5 +180,37 @@ pub fn content<'a>(paths: &'a Paths, path: &str) -> &'a [u8] {
     match &paths[path].what {
         What::File(content) => content,
         other => panic!("{path} is {other:?}"),
+    }
+}
+
+/// Bytes that don't compress: a layer of them is as large as they are, packed or not.
+pub fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    })
+    .flatten()
+    .take(length)
+    .collect()
+}
+
+/// What a pull said, as docker would show it: `id: text`.
+#[derive(Default)]
+pub struct Said(pub Vec<String>);
+
+impl Said {
+    pub fn hear(&mut self, event: Progress) {
+        self.0.push(match &event {
+            Progress::Layer { id, .. } => format!("{id}: {event}"),
+            _ => event.to_string(),
+        });
+    }
+
+    /// How often a text was said.
+    pub fn count(&self, text: &str) -> usize {
+        self.0.iter().filter(|line| line.contains(text)).count()
     }
 }
