@@ -89,7 +89,8 @@ impl Docker {
         Self {
             program: program.to_owned(),
             endpoint: endpoint.into_iter().map(Into::into).collect(),
-            config: tempfile::tempdir().expect("the temporary folder is writable"),
+            config: tempfile::tempdir_in(crate::work_folder())
+                .expect("the temporary folder is writable"),
         }
     }
 

@@ -16,10 +16,13 @@ pub mod node;
 pub mod packages;
 pub mod process;
 pub mod registry;
+pub mod side;
 pub mod target;
 pub mod terminal;
+pub mod unified;
 
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
 
@@ -31,5 +34,45 @@ pub fn cache_folder(name: &str) -> Result<PathBuf> {
         .context("neither XDG_CACHE_HOME nor HOME is set: there is no place for a cache")?;
     let folder = base.join("hearth").join(name);
     std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    Ok(folder)
+}
+
+/// A folder of this run of this test binary, under `target/e2e`: nodes' disks and consoles, registries' stores. What earlier
+/// runs left is removed, so that the last run's consoles can be read.
+pub fn work_folder() -> PathBuf {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER
+        .get_or_init(|| {
+            make_work_folder()
+                .unwrap_or_else(|error| panic!("can't make a folder to work in: {error:#}"))
+        })
+        .clone()
+}
+
+fn make_work_folder() -> Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    let program = program
+        .file_name()
+        .context("a program has a name")?
+        .to_string_lossy();
+    // Without the hash that cargo adds.
+    let name = program
+        .rsplit_once('-')
+        .map_or(program.as_ref(), |(name, _)| name);
+    let base = xtask::paths::project().join("target/e2e");
+    std::fs::create_dir_all(&base)?;
+    for entry in base.read_dir()? {
+        let entry = entry?;
+        let left = entry.file_name().to_string_lossy().into_owned();
+        let Some((left_name, pid)) = left.rsplit_once('-') else {
+            continue;
+        };
+        if left_name == name && !std::path::Path::new("/proc").join(pid).exists() {
+            std::fs::remove_dir_all(entry.path())
+                .with_context(|| format!("removing {}", entry.path().display()))?;
+        }
+    }
+    let folder = base.join(format!("{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&folder)?;
     Ok(folder)
 }

@@ -1,29 +1,389 @@
-//! A Hearth node in QEMU.
+//! A Hearth node in QEMU: the image under test, with an identity and a disk of its own.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fs::{self, File};
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::{Mutex, Once, PoisonError};
+use std::time::{Duration, Instant};
 
-/// The image under test.
-pub const EFI: &str = "HEARTH_EFI";
+use anyhow::{Context, Result, ensure};
+use xtask::checks::EFI_VARIABLE;
+use xtask::identity::Identity;
+use xtask::qemu::{self, Accelerator, Boot, Forward, Machine, Protocol, Running};
 
-/// A booted node.
-pub struct Node {}
+use crate::docker::Docker;
+use crate::process;
+use crate::side::{self, Side};
+
+/// The node's Docker API.
+const API_PORT: u16 = 2376;
+
+/// A node that hasn't answered by then hangs: in emulation, on a busy machine, it takes a tenth of it.
+const BOOT_HUNG: Duration = Duration::from_secs(300);
+
+/// How much of the console is shown with a failure.
+const CONSOLE_LINES: usize = 60;
+
+/// The node's disk.
+#[derive(Clone, Debug)]
+pub enum Disk {
+    /// None at all.
+    None,
+    /// A blank, sparse one of this many MiB.
+    Blank(u64),
+    /// What the file holds; the node gets the file itself.
+    File(PathBuf),
+}
+
+/// How a node is set up.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Its disk.
+    pub disk: Disk,
+    /// MiB of memory.
+    pub memory_mib: u64,
+    /// Registries (`host:port`) that it may speak plain HTTP to.
+    pub insecure: Vec<String>,
+    /// Whether something beside the shipped image looks into the node; see [`Side`].
+    pub side: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            disk: Disk::Blank(16 * 1024),
+            memory_mib: 2048,
+            insecure: vec![],
+            side: false,
+        }
+    }
+}
+
+/// A booted node. It ends with the test binary, or when it's dropped.
+pub struct Node {
+    dir: PathBuf,
+    machine: Machine,
+    identity: Identity,
+    api_port: u16,
+    /// QEMU; none while the power is cut.
+    child: Mutex<Option<Child>>,
+    /// The forwards so far, by the node's port: each is asked for once.
+    forwards: Mutex<BTreeMap<(Protocol, u16), u16>>,
+    side: Option<Side>,
+}
 
 impl Node {
-    /// Boots a node with a fresh identity and a blank disk, which may speak plain HTTP to the host's `insecure` ports.
-    pub fn boot(insecure: &[u16]) -> Self {
-        let _ = insecure;
-        panic!("{EFI} isn't set: run the end-to-end tests by `cargo xtask test`");
+    /// Boots a node and waits for its API.
+    #[track_caller]
+    pub fn boot(setup: &Setup) -> Self {
+        let node =
+            Self::start(setup).unwrap_or_else(|error| panic!("can't boot a node: {error:#}"));
+        node.wait_for_api();
+        node
+    }
+
+    /// Starts a node without waiting for anything.
+    pub fn start(setup: &Setup) -> Result<Self> {
+        let efi = std::env::var_os(EFI_VARIABLE)
+            .map(PathBuf::from)
+            .with_context(|| {
+                format!("{EFI_VARIABLE} isn't set: run the end-to-end tests by `cargo xtask test`")
+            })?;
+        ensure!(
+            efi.is_file(),
+            "{EFI_VARIABLE} names {}, which is no file",
+            efi.display()
+        );
+        let dir = tempfile::Builder::new()
+            .prefix("node-")
+            .tempdir_in(crate::work_folder())?
+            .keep();
+        let identity = Identity::open(&dir.join("identity"), "hearth-1")?;
+        let configuration = dir.join("hearth.toml");
+        fs::write(&configuration, identity.configuration(&setup.insecure))?;
+
+        let parts = crate::unified::Parts::of(&efi)?;
+        let accelerator = Accelerator::probe(&parts.kernel)?;
+        let boot = if setup.side {
+            side::boot(&parts, &dir)?
+        } else {
+            Boot::Firmware(efi)
+        };
+        let mut machine = Machine::new(&dir, boot, accelerator);
+        machine.memory_mib = setup.memory_mib;
+        machine.configuration = Some(configuration);
+        machine.disk = match &setup.disk {
+            Disk::None => None,
+            Disk::Blank(mib) => {
+                let disk = dir.join("disk");
+                File::create(&disk)?.set_len(mib << 20)?;
+                Some(disk)
+            }
+            Disk::File(path) => Some(path.clone()),
+        };
+        let api_port = qemu::free_port(Protocol::Tcp)?;
+        machine.forwards.push(Forward {
+            protocol: Protocol::Tcp,
+            host: api_port,
+            machine: API_PORT,
+        });
+        let side = if setup.side {
+            let port = qemu::free_port(Protocol::Tcp)?;
+            machine.forwards.push(Forward {
+                protocol: Protocol::Tcp,
+                host: port,
+                machine: side::PORT,
+            });
+            Some(Side::on(port))
+        } else {
+            None
+        };
+        show_console_with_failures(&dir);
+        let node = Self {
+            dir,
+            machine,
+            identity,
+            api_port,
+            child: Mutex::default(),
+            forwards: Mutex::default(),
+            side,
+        };
+        node.power_on()?;
+        Ok(node)
+    }
+
+    /// Starts QEMU, on the disk as it is.
+    fn power_on(&self) -> Result<()> {
+        let console = self.dir.join("console");
+        if console.exists() {
+            // The console of each boot is kept.
+            let earlier = (1..)
+                .map(|n| self.dir.join(format!("console.{n}")))
+                .find(|path| !path.exists());
+            fs::rename(&console, earlier.context("there is always another number")?)?;
+        }
+        let log = File::create(self.dir.join("qemu.log"))?;
+        let mut command = self.machine.command()?;
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        let child = process::spawn_bound(command).context("starting qemu-system-x86_64")?;
+        *self.child.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
+        Ok(())
+    }
+
+    /// Waits until the owner's docker gets an answer.
+    #[track_caller]
+    pub fn wait_for_api(&self) {
+        let begun = Instant::now();
+        let docker = self.docker();
+        loop {
+            let mut command = docker.command(&["version", "--format", "{{.Server.Version}}"]);
+            command.stdin(Stdio::null());
+            let output = command
+                .output()
+                .unwrap_or_else(|error| panic!("can't start docker: {error}"));
+            if output.status.success() {
+                eprintln!(
+                    "the node answered after {:.1} s",
+                    begun.elapsed().as_secs_f32()
+                );
+                return;
+            }
+            if let Some(status) = self.ended() {
+                panic!(
+                    "QEMU ended ({status}) before the node answered:\n{}{}",
+                    self.console_tail(),
+                    self.log()
+                );
+            }
+            assert!(
+                begun.elapsed() < BOOT_HUNG,
+                "hung: the node doesn't answer: {}\n{}",
+                String::from_utf8_lossy(&output.stderr),
+                self.console_tail()
+            );
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// Waits until the node's console shows `wanted`, for nodes that don't listen.
+    #[track_caller]
+    pub fn wait_for_console(&self, wanted: &str) {
+        process::eventually(&format!("the console doesn't show {wanted:?}"), || {
+            self.console().contains(wanted).then_some(())
+        });
+    }
+
+    fn ended(&self) -> Option<std::process::ExitStatus> {
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        child.as_mut()?.try_wait().ok()?
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("qemu.log")).unwrap_or_default()
+    }
+
+    /// Cuts the power: QEMU is killed where it stands.
+    pub fn cut_power(&self) {
+        let child = self
+            .child
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(mut child) = child {
+            // It has ended by itself if killing it fails.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        // The monitor of the next QEMU starts with nothing forwarded but what the machine says.
+        self.forwards
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+
+    /// Gives the power back, and waits for the API.
+    #[track_caller]
+    pub fn restore_power(&self) {
+        self.power_on()
+            .unwrap_or_else(|error| panic!("can't boot the node again: {error:#}"));
+        self.wait_for_api();
+    }
+
+    /// Presses the power button; whether the node went off by itself.
+    #[track_caller]
+    pub fn press_power_button(&self) {
+        let pressed = self
+            .running()
+            .monitor()
+            .and_then(|mut monitor| monitor.execute("system_powerdown", serde_json::json!({})));
+        pressed.unwrap_or_else(|error| panic!("QEMU's monitor: {error:#}"));
+        process::eventually("the node doesn't go off", || self.ended());
+        self.cut_power();
+    }
+
+    fn running(&self) -> Running {
+        Running::attach(&self.dir)
+    }
+
+    /// What looks into the node; the node was set up with it.
+    #[track_caller]
+    pub fn side(&self) -> &Side {
+        self.side.as_ref().expect("the node was set up with a side")
+    }
+
+    /// Everything on the console since the last boot.
+    pub fn console(&self) -> String {
+        self.running().console()
+    }
+
+    fn console_tail(&self) -> String {
+        tail(&self.dir)
+    }
+
+    /// Its disk, if it has one.
+    pub fn disk(&self) -> Option<&Path> {
+        self.machine.disk.as_deref()
+    }
+
+    /// Where its API is on loopback.
+    pub fn api_address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.api_port))
+    }
+
+    /// Its owner's CA and certificates.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// What the docker CLI needs to reach the node with the certificate in `folder`.
+    pub fn arguments_with(&self, folder: &Path) -> Vec<OsString> {
+        let file = |option: &str, name: &str| {
+            OsString::from(format!("--{option}={}", folder.join(name).display()))
+        };
+        vec![
+            OsString::from(format!("--host=tcp://{}", self.api_address())),
+            "--tlsverify".into(),
+            file("tlscacert", "ca.pem"),
+            file("tlscert", "cert.pem"),
+            file("tlskey", "key.pem"),
+        ]
     }
 
     /// What the docker CLI needs to reach the node as its owner.
     pub fn docker_arguments(&self) -> Vec<OsString> {
-        vec![]
+        self.arguments_with(&self.identity.owner_dir())
     }
 
-    /// Forwards a port of the node to loopback.
-    pub fn forward(&self, node_port: u16, udp: bool) -> SocketAddr {
-        let _ = (node_port, udp);
-        panic!("no node");
+    /// The owner's docker CLI.
+    pub fn docker(&self) -> Docker {
+        Docker::new(&crate::target::cli(), self.docker_arguments())
     }
+
+    /// Makes a port of the node appear on loopback; where.
+    #[track_caller]
+    pub fn forward(&self, node_port: u16, udp: bool) -> SocketAddr {
+        let protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
+        let mut forwards = self.forwards.lock().unwrap_or_else(PoisonError::into_inner);
+        let port = *forwards.entry((protocol, node_port)).or_insert_with(|| {
+            let host = qemu::free_port(protocol).expect("loopback has a free port");
+            self.running()
+                .forward(Forward {
+                    protocol,
+                    host,
+                    machine: node_port,
+                })
+                .unwrap_or_else(|error| panic!("QEMU doesn't forward {node_port}: {error:#}"));
+            host
+        });
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.cut_power();
+        if !std::thread::panicking() {
+            // Only what a failure needs is kept.
+            let _ = fs::remove_file(self.dir.join("disk"));
+        }
+    }
+}
+
+fn tail(dir: &Path) -> String {
+    let console = fs::read(dir.join("console")).unwrap_or_default();
+    let console = String::from_utf8_lossy(&console);
+    let lines: Vec<&str> = console.lines().collect();
+    let shown = &lines[lines.len().saturating_sub(CONSOLE_LINES)..];
+    format!(
+        "--- the end of {}:\n{}\n",
+        dir.join("console").display(),
+        shown.join("\n")
+    )
+}
+
+/// From now on a failing case shows the console of the nodes that were started.
+fn show_console_with_failures(dir: &Path) {
+    static STARTED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+    static HOOKED: Once = Once::new();
+    STARTED
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push(dir.to_owned());
+    HOOKED.call_once(|| {
+        let default = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |information| {
+            default(information);
+            let started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
+            // The newest is the failing case's own, if it has one.
+            if let Some(dir) = started.last() {
+                eprintln!("{}", tail(dir));
+            }
+        }));
+    });
 }

@@ -41,7 +41,7 @@ impl Registry {
     }
 
     fn with_auth(private: bool) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
+        let folder = tempfile::tempdir_in(crate::work_folder())?;
         let port = free_port()?;
         let store = folder.path().join("store");
         let passwords = folder.path().join("htpasswd");

@@ -8,7 +8,7 @@ use crate::archive::Image;
 use crate::docker::Docker;
 use crate::faults::{Fault, Proxy};
 use crate::images;
-use crate::node::Node;
+use crate::node::{Node, Setup};
 use crate::registry::Registry;
 
 /// Names a reference dockerd's endpoint (`unix:///…`): the cases then run against it and no node is booted. What
@@ -48,6 +48,11 @@ pub fn shared() -> &'static Target {
     SHARED.get_or_init(Target::start)
 }
 
+/// The docker CLI under test.
+pub fn cli() -> PathBuf {
+    std::env::var_os(DOCKER_CLI).map_or_else(|| "docker".into(), PathBuf::from)
+}
+
 impl Target {
     fn start() -> Self {
         let registry = Registry::start();
@@ -60,7 +65,7 @@ impl Target {
         let silent = proxy(Fault::Silent);
         let broken = proxy(Fault::Broken);
         let down_port = crate::registry::free_port().expect("loopback has a free port");
-        let cli = std::env::var_os(DOCKER_CLI).map_or_else(|| "docker".into(), PathBuf::from);
+        let cli = cli();
         let (kind, docker) = match std::env::var(REFERENCE) {
             Ok(endpoint) => (Kind::Reference, Docker::new(&cli, ["-H", &endpoint])),
             Err(_) => {
@@ -75,7 +80,11 @@ impl Target {
                     broken.port(),
                     down_port,
                 ];
-                let node = Node::boot(&insecure);
+                let insecure = insecure.map(|port| format!("10.0.2.2:{port}")).to_vec();
+                let node = Node::boot(&Setup {
+                    insecure,
+                    ..Setup::default()
+                });
                 let docker = Docker::new(&cli, node.docker_arguments());
                 (Kind::Hearth(Box::new(node)), docker)
             }

@@ -71,7 +71,9 @@ fn containers_reach_each_other_and_their_gateway() {
     ]);
     let url = format!("http://{}/page", address(&two));
     let page = eventually("a neighbour doesn't answer", || {
-        let done = docker.run(&["exec", &one.name, "timeout", "5", "wget", "-q", "-O", "-", &url]);
+        let done = docker.run(&[
+            "exec", &one.name, "timeout", "5", "wget", "-q", "-O", "-", &url,
+        ]);
         (done.code == Some(0)).then(|| done.text())
     });
     assert_eq!(page, "neighbour\n");
@@ -224,7 +226,9 @@ fn a_container_cannot_take_anothers_address() {
     ]);
     let fetch = |from: &Container, to: &Container| {
         let url = format!("http://{}/page", address(to));
-        docker.run(&["exec", &from.name, "timeout", "3", "wget", "-q", "-O", "-", &url])
+        docker.run(&[
+            "exec", &from.name, "timeout", "3", "wget", "-q", "-O", "-", &url,
+        ])
     };
     for to in [&victim, &witness] {
         eventually("a neighbour doesn't answer", || {
