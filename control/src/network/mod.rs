@@ -1,17 +1,49 @@
 //! The pods' network on one node: a TUN link and a route for each pod, NAT, published ports, and the walls between tenants.
 //!
 //! A pod has an IPv4 address and no Ethernet segment: its monitor strips Ethernet and passes IP packets to a TUN
-//! queue; the rest is the kernel's routing and one nftables table.
+//! queue; the rest is the kernel's routing and one nftables table, whose page is [`firewall`].
+//!
+//! ```text
+//! guest ──Ethernet── monitor ──IP── pod-1f2e3d4c5b6 ─┬─ route 10.88.0.2/32 ── rules ── eth0
+//! guest ──Ethernet── monitor ──IP── pod-60a1b2c3d4e ─┘
+//! ```
+//!
+//! What the kernel has been told survives this process: links live as long as their monitors, rules until the node
+//! stops.
 
+mod expression;
+mod firewall;
+mod kernel;
+mod netlink;
+mod nftables;
+mod route;
+#[cfg(test)]
+mod tests;
+mod tun;
+
+use std::collections::HashMap;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use sha2::{Digest, Sha256};
+
+pub use self::firewall::{Change, Pod};
+use self::firewall::{LINK_PREFIX, Member, TenantKey};
+pub use self::kernel::{Kernel, Linux};
 use crate::state::PortBinding;
 
 /// Bytes of the largest IP packet of a pod. Ethernet's own, so that what a pod sends needs no fragments on an ordinary uplink; within
-/// a node larger TCP segments travel whole through the TUN queue's offloads, so a larger MTU would win nothing.
+/// a node larger TCP segments travel whole through the TUN queue's offloads, so a larger MTU would win little.
 pub const MTU: u16 = 1500;
+
+/// Hexadecimal digits of a link's name: as many as fit behind [`LINK_PREFIX`]. With 44 bits, two of a million pods would hardly
+/// share one, and if they do, the second start fails and says why.
+const LINK_DIGITS: usize = tun::NAME_LEN - 1 - LINK_PREFIX.len();
+
+/// First bytes of our Ethernet addresses, the IPv4 address follows: locally administered, unicast (IEEE 802, section 8), and "H".
+const MAC_PREFIX: [u8; 2] = [0x02, 0x48];
 
 /// What [`Network::start`] needs to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +90,7 @@ pub enum Error {
         /// What it was asked to do.
         doing: String,
         /// Its answer.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// Pods have IPv4 addresses only.
     #[error(
@@ -70,52 +102,162 @@ pub enum Error {
         /// On the node.
         port: u16,
     },
+    /// Two ports lead from the same place.
+    #[error("port {port} is published twice")]
+    PublishedTwice {
+        /// On the node.
+        port: u16,
+    },
 }
 
 /// The node's network. Cheap to clone.
 ///
 /// Order: `start` once in a process's life; then `readopt` for each pod whose monitor has survived the last process and `detach` for each
-/// whose hasn't; then `publish` and any number of (`attach` … `detach`) for each pod. All calls are short system calls,
+/// whose hasn't; then `publish` and any number of (`attach` … `detach`) for each pod. All calls are short system calls
 /// made on the calling thread; none waits for anything but the kernel. From any thread.
 #[derive(Clone)]
 pub struct Network {
-    inner: Arc<NetworkConfig>,
+    inner: Arc<Inner>,
 }
 
-fn soon<T>() -> Result<T, Error> {
-    Err(Error::Kernel {
-        doing: "pods' network".into(),
-        source: std::io::Error::other("being written"),
-    })
+struct Inner {
+    kernel: Box<dyn Kernel>,
+    gateway: Ipv4Addr,
+    /// The pods that the rules know, by link. Held over a change of the rules, so that both agree.
+    pods: Mutex<HashMap<String, Pod>>,
 }
 
 impl Network {
     /// Prepare the node: forwarding, the gateway's address, the rules. What an earlier process has set up for its pods
     /// stays in force throughout.
     pub fn start(config: NetworkConfig) -> Result<Self, Error> {
+        Self::start_on(Box::new(Linux::open()?), config)
+    }
+
+    /// As [`Network::start`], on a kernel of the caller's.
+    pub fn start_on(kernel: Box<dyn Kernel>, config: NetworkConfig) -> Result<Self, Error> {
+        // The rules stand before the first packet is forwarded.
+        kernel.change(&[Change::Base(config.clone())])?;
+        kernel.add_own_address(config.gateway)?;
+        kernel.add_unreachable(config.pods, config.prefix)?;
+        // A pod that reaches a port published by itself comes back by its own link; that isn't worth telling it.
+        kernel.set_parameter("net/ipv4/conf/all/send_redirects", "0")?;
+        kernel.set_parameter("net/ipv4/ip_forward", "1")?;
+        let pods = kernel
+            .pods()?
+            .into_iter()
+            .map(|pod| (pod.link().to_owned(), pod))
+            .collect();
         Ok(Self {
-            inner: Arc::new(config),
+            inner: Arc::new(Inner {
+                kernel,
+                gateway: config.gateway,
+                pods: Mutex::new(pods),
+            }),
         })
     }
 
-    /// Make a pod's link, route and rules. `pod` names it on this node; its link's name is derived from it.
-    pub fn attach(&self, _pod: &str, _tenant: &str, _address: Ipv4Addr) -> Result<PodLink, Error> {
-        let _ = &self.inner;
-        soon()
+    /// Make a pod's link, route and rules. `pod` names it on this node; its link's name is derived from it. Fails while a
+    /// monitor of the same pod has its link open.
+    pub fn attach(&self, pod: &str, tenant: &str, address: Ipv4Addr) -> Result<PodLink, Error> {
+        let link = link_name(pod);
+        // If a step fails, dropping the queue removes the link, and the route with it.
+        let tun = self.inner.kernel.create_link(&link)?;
+        self.admit(link, tenant, address)?;
+        let gateway = self.inner.gateway;
+        Ok(PodLink {
+            tun,
+            mac: mac(address),
+            gateway_mac: mac(gateway),
+            gateway: vec![gateway.into()],
+            mtu: MTU,
+        })
     }
 
     /// Take up a pod again whose monitor (and with it its link) has outlived the process that attached it.
-    pub fn readopt(&self, _pod: &str, _tenant: &str, _address: Ipv4Addr) -> Result<(), Error> {
-        soon()
+    pub fn readopt(&self, pod: &str, tenant: &str, address: Ipv4Addr) -> Result<(), Error> {
+        self.admit(link_name(pod), tenant, address)
     }
 
     /// Remove a pod's rules; its link goes with its monitor. Of a pod that is not there: nothing to do, no error.
-    pub fn detach(&self, _pod: &str) -> Result<(), Error> {
-        soon()
+    pub fn detach(&self, pod: &str) -> Result<(), Error> {
+        let link = link_name(pod);
+        let mut pods = self.pods();
+        if let Some(pod) = pods.get(&link) {
+            self.inner.kernel.change(&[Change::Expel(pod.clone())])?;
+            pods.remove(&link);
+        }
+        Ok(())
     }
 
     /// Make exactly these ports lead to pods, at once for all. Connections that are established stay.
-    pub fn publish(&self, _ports: &[Published]) -> Result<(), Error> {
-        soon()
+    pub fn publish(&self, ports: &[Published]) -> Result<(), Error> {
+        for (n, published) in ports.iter().enumerate() {
+            let binding = &published.binding;
+            if let Some(address @ IpAddr::V6(_)) = binding.host_ip {
+                return Err(Error::Ipv6Binding {
+                    address,
+                    port: binding.host_port,
+                });
+            }
+            if ports[..n]
+                .iter()
+                .any(|other| same_place(&other.binding, binding))
+            {
+                return Err(Error::PublishedTwice {
+                    port: binding.host_port,
+                });
+            }
+        }
+        self.inner.kernel.change(&[Change::Publish(ports.to_vec())])
     }
+
+    fn admit(&self, link: String, tenant: &str, address: Ipv4Addr) -> Result<(), Error> {
+        let kernel = &self.inner.kernel;
+        // Also by the route back, whatever becomes of the rules.
+        kernel.set_parameter(&format!("net/ipv4/conf/{link}/rp_filter"), "1")?;
+        // No address of the kernel's own making, and no packets about it.
+        kernel.set_parameter(&format!("net/ipv6/conf/{link}/disable_ipv6"), "1")?;
+        let pod = Pod(Member {
+            link: link.clone(),
+            address,
+            tenant: TenantKey::of(tenant),
+        });
+        let mut pods = self.pods();
+        let before = pods.get(&link).filter(|before| **before != pod).cloned();
+        let changes: Vec<Change> = before
+            .map(Change::Expel)
+            .into_iter()
+            .chain([Change::Admit(pod.clone())])
+            .collect();
+        kernel.change(&changes)?;
+        pods.insert(link.clone(), pod);
+        drop(pods);
+        kernel.lead(&link, MTU, address, self.inner.gateway)
+    }
+
+    fn pods(&self) -> MutexGuard<'_, HashMap<String, Pod>> {
+        // An entry is changed in one step, after the kernel has been.
+        self.inner
+            .pods
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Two bindings that one packet could match alike.
+fn same_place(a: &PortBinding, b: &PortBinding) -> bool {
+    let address = |binding: &PortBinding| binding.host_ip.filter(|ip| !ip.is_unspecified());
+    a.protocol == b.protocol && a.host_port == b.host_port && address(a) == address(b)
+}
+
+/// The same for the same pod, in every process.
+fn link_name(pod: &str) -> String {
+    let digits = hex::encode(Sha256::digest(pod.as_bytes()));
+    format!("{LINK_PREFIX}{}", &digits[..LINK_DIGITS])
+}
+
+fn mac(address: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = address.octets();
+    [MAC_PREFIX[0], MAC_PREFIX[1], a, b, c, d]
 }
