@@ -1,5 +1,7 @@
 //! Archives that mean harm, or were harmed, are refused with a reason, and leave nothing behind.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use hearth_image::Error;

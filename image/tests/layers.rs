@@ -1,5 +1,7 @@
 //! What layers say is what the root file system has.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use hearth_tests::layer::Layer;

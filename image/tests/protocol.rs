@@ -1,5 +1,7 @@
 //! Pulls from registries that do what Debian's doesn't: tokens, no ranges, lies.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use std::sync::{

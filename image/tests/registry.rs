@@ -1,5 +1,7 @@
 //! Pulls from the distribution's docker-registry, also through a line that misbehaves.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use hearth_image::{Credentials, Error, ImageRef, Pulled, StoreOptions};

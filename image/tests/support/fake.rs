@@ -125,10 +125,16 @@ fn serve(
     seen.lock().unwrap().push(request.clone());
     let answer = answer(&request);
     let mut head = format!(
-        "HTTP/1.1 {} Whatever\r\nContent-Length: {}\r\nConnection: close\r\n",
-        answer.status,
-        answer.body.len()
+        "HTTP/1.1 {} Whatever\r\nConnection: close\r\n",
+        answer.status
     );
+    if !answer
+        .headers
+        .iter()
+        .any(|header| header.0 == "Content-Length")
+    {
+        head += &format!("Content-Length: {}\r\n", answer.body.len());
+    }
     for (name, value) in &answer.headers {
         head += &format!("{name}: {value}\r\n");
     }
