@@ -11,7 +11,9 @@
 
 pub mod agent;
 pub mod api;
+pub mod config;
 pub mod controller;
 pub mod network;
+pub mod node;
 pub mod raft;
 pub mod state;

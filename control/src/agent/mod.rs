@@ -1,6 +1,7 @@
 //! The node agent: what happens on one machine. Today a call, tomorrow a connection to another node; so every answer is data or a
 //! stream, and nothing here hands out a descriptor, a path or a reference into a VM.
 
+pub mod local;
 mod streams;
 
 pub use streams::{Attached, InputSink, LogOptions, LogRecord, LogStream, OutputChunk, Stream};
@@ -143,6 +144,8 @@ pub trait Agent: Send + Sync {
 /// Where an agent reports that a container's main process has ended; commits it.
 #[async_trait]
 pub trait ExitSink: Send + Sync {
+    /// The main process runs. Returns once that is committed; the exit is reported after.
+    async fn started(&self, id: &ContainerId, pid: u32, at_ns: u64);
     /// Returns once it is committed.
     async fn exited(&self, id: &ContainerId, exit: crate::state::Exit, at_ns: u64);
 }

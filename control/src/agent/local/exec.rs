@@ -1,0 +1,208 @@
+//! Execs: further processes in running containers. Known to this process only; their output is nobody's but the client's.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use hearth_guest_protocol::{Reply, Request};
+use tokio::sync::mpsc;
+
+use super::entry::{INPUT_QUEUE, OUTPUT_QUEUE, Run, open_input};
+use super::guest::{Conversation, Guest};
+use super::{plan, start_error};
+use crate::agent::{AgentError, Attached, ExecId, ExecSpec, ExecStatus, OutputChunk, Stream};
+use crate::state::ContainerId;
+
+/// Output between two acknowledgements.
+const ACKNOWLEDGE_BYTES: u64 = (hearth_guest_protocol::OUTPUT_WINDOW / 4) as u64;
+/// Code of a process that went down with its microVM: docker's for SIGKILL.
+const KILLED: u8 = 137;
+
+/// All execs of this node.
+#[derive(Default, Clone)]
+pub struct Execs {
+    all: Arc<Mutex<HashMap<ExecId, Exec>>>,
+}
+
+struct Exec {
+    run: Arc<Run>,
+    status: ExecStatus,
+    started: bool,
+}
+
+impl Execs {
+    fn all(&self) -> std::sync::MutexGuard<'_, HashMap<ExecId, Exec>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, id: &ExecId, change: impl FnOnce(&mut ExecStatus)) {
+        if let Some(exec) = self.all().get_mut(id) {
+            change(&mut exec.status);
+        }
+    }
+
+    /// Remember one.
+    pub fn create(&self, id: ExecId, run: Arc<Run>, spec: ExecSpec) {
+        let container = run.container.id.clone();
+        let status = ExecStatus {
+            id: id.clone(),
+            container,
+            spec,
+            running: false,
+            exit_code: None,
+            pid: 0,
+        };
+        self.all().insert(
+            id,
+            Exec {
+                run,
+                status,
+                started: false,
+            },
+        );
+    }
+
+    /// As it stands.
+    pub fn status(&self, id: &ExecId) -> Result<ExecStatus, AgentError> {
+        self.all()
+            .get(id)
+            .map(|exec| exec.status.clone())
+            .ok_or_else(|| AgentError::NoSuchExec(id.clone()))
+    }
+
+    /// Those of a container that run.
+    pub fn running(&self, container: &ContainerId) -> Vec<ExecId> {
+        let all = self.all();
+        let mut ids: Vec<ExecId> = all
+            .values()
+            .filter(|exec| exec.status.container == *container && exec.status.running)
+            .map(|exec| exec.status.id.clone())
+            .collect();
+        ids.sort();
+        ids
+    }
+
+    /// Forget a container's: it begins another run, or is gone.
+    pub fn forget(&self, container: &ContainerId) {
+        self.all()
+            .retain(|_, exec| exec.status.container != *container);
+    }
+
+    /// Where one runs.
+    pub fn guest(&self, id: &ExecId) -> Result<Guest, AgentError> {
+        self.all()
+            .get(id)
+            .map(|exec| exec.run.guest.clone())
+            .ok_or_else(|| AgentError::NoSuchExec(id.clone()))
+    }
+
+    /// Start one.
+    pub async fn start(
+        &self,
+        id: &ExecId,
+        size: Option<(u16, u16)>,
+    ) -> Result<Attached, AgentError> {
+        let (run, spec) = {
+            let mut all = self.all();
+            let exec = all
+                .get_mut(id)
+                .ok_or_else(|| AgentError::NoSuchExec(id.clone()))?;
+            if std::mem::replace(&mut exec.started, true) {
+                return Err(AgentError::ExecStarted(id.clone()));
+            }
+            (Arc::clone(&exec.run), exec.status.spec.clone())
+        };
+        if run.monitor.gone.is_cancelled() {
+            return Err(AgentError::NotRunning(run.container.id.clone()));
+        }
+        let request = Request::Exec(Box::new(plan::exec(&run.container, id, &spec, size)));
+        let started = async {
+            let mut conversation = run.guest.open(&request).await?;
+            conversation
+                .reply()
+                .await
+                .map(|reply| (conversation, reply))
+        };
+        let (conversation, reply) = match started.await {
+            Ok(started) => started,
+            Err(error) => {
+                let error = start_error(error);
+                let code = if let AgentError::Start { code, .. } = &error {
+                    *code
+                } else {
+                    KILLED
+                };
+                self.change(id, |status| status.exit_code = Some(code));
+                return Err(error);
+            }
+        };
+        let pid = if let Reply::Started { pid } = reply {
+            pid
+        } else {
+            0
+        };
+        self.change(id, |status| (status.running, status.pid) = (true, pid));
+        let (to, output) = mpsc::channel(OUTPUT_QUEUE);
+        let input = spec.stdin.then(|| {
+            let (input, from) = mpsc::channel(INPUT_QUEUE);
+            tokio::spawn(forward_input(Arc::clone(&run), id.clone(), from));
+            input
+        });
+        let (execs, id) = (self.clone(), id.clone());
+        tokio::spawn(async move {
+            let code = deliver(conversation, &to).await;
+            execs.change(&id, |status| {
+                (status.running, status.exit_code) = (false, Some(code))
+            });
+            drop(to);
+            let _ = run.guest.ask(&Request::Forget { process: id }).await;
+        });
+        Ok(Attached { output, input })
+    }
+}
+
+/// Carries output to the client, or nowhere once it has gone; returns the exit code.
+async fn deliver(mut conversation: Conversation, to: &mpsc::Sender<OutputChunk>) -> u8 {
+    let mut acknowledged = 0;
+    loop {
+        match conversation.next().await {
+            Ok(Some(Reply::Output(output))) => {
+                let end = output.offset + output.data.len() as u64;
+                let stream = if output.stderr {
+                    Stream::Stderr
+                } else {
+                    Stream::Stdout
+                };
+                // Gone: the process goes on without, as with docker.
+                let _ = to
+                    .send(OutputChunk {
+                        stream,
+                        data: output.data.into(),
+                    })
+                    .await;
+                if end - acknowledged >= ACKNOWLEDGE_BYTES {
+                    if conversation.acknowledge(end).await.is_err() {
+                        return KILLED;
+                    }
+                    acknowledged = end;
+                }
+            }
+            Ok(Some(Reply::Exited(exit))) => return exit.code,
+            Ok(Some(_)) => {}
+            Ok(None) | Err(_) => return KILLED,
+        }
+    }
+}
+
+async fn forward_input(run: Arc<Run>, id: ExecId, mut from: mpsc::Receiver<Bytes>) {
+    let carried = async {
+        let mut conversation = open_input(&run.guest, &id).await?;
+        while let Some(data) = from.recv().await {
+            conversation.write(&data).await?;
+        }
+        conversation.finish().await
+    };
+    if let Err(error) = carried.await {
+        tracing::debug!(exec = &id[..12.min(id.len())], %error, "stdin");
+    }
+}

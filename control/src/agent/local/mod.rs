@@ -1,0 +1,447 @@
+//! The agent of the node that this process runs on: microVMs, their files, logs and streams.
+
+mod adopt;
+mod entry;
+mod exec;
+mod guest;
+mod layer;
+mod log;
+mod monitor;
+mod node;
+mod paths;
+mod plan;
+mod pod;
+mod pump;
+mod size;
+mod start;
+
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use hearth_guest_protocol::{Error as Refusal, Reply, Request};
+
+pub use paths::Paths;
+
+use entry::{Entry, Run};
+use exec::Execs;
+use guest::GuestError;
+use log::Log;
+
+use super::{
+    Agent, AgentError, Attached, ExecId, ExecSpec, ExecStatus, ExitSink, LogOptions, LogStream,
+    NodeInfo, ProcessInfo,
+};
+use crate::network::{Network, Published};
+use crate::state::{Container, ContainerId, PortBinding};
+
+/// A guest that runs answers within a scheduling delay; on a node that is very busy, within this.
+const GUEST_PATIENCE: Duration = Duration::from_secs(10);
+const SIGKILL: i32 = 9;
+
+/// What an agent is made with.
+pub struct LocalConfig {
+    /// Where things are.
+    pub paths: Paths,
+    /// What is known of the node beforehand: name, version, storage, registries.
+    pub node: NodeInfo,
+    /// Name servers for containers.
+    pub dns: Vec<IpAddr>,
+}
+
+/// The agent. Cheap to clone.
+#[derive(Clone)]
+pub struct LocalAgent {
+    local: Arc<Local>,
+}
+
+/// What an agent's tasks share.
+struct Local {
+    paths: Paths,
+    node: NodeInfo,
+    dns: Vec<IpAddr>,
+    template: PathBuf,
+    images: hearth_image::Store,
+    network: Network,
+    sink: Arc<dyn ExitSink>,
+    execs: Execs,
+    entries: Mutex<HashMap<ContainerId, Arc<Entry>>>,
+    /// Runs with a monitor: their ports are published and their user ids taken.
+    runs: Mutex<HashMap<ContainerId, Claim>>,
+}
+
+/// What a run takes of the node.
+#[derive(Default, Clone)]
+struct Claim {
+    uid: u32,
+    ports: Vec<Published>,
+}
+
+impl LocalAgent {
+    /// Makes the node ready: unpacks the template of writable layers.
+    pub async fn new(
+        config: LocalConfig,
+        images: hearth_image::Store,
+        network: Network,
+        sink: Arc<dyn ExitSink>,
+    ) -> Result<Self, AgentError> {
+        let LocalConfig { paths, node, dns } = config;
+        let (packed, dir) = (paths.template.clone(), paths.containers.clone());
+        let template = blocking("unpacking the template of writable layers", move || {
+            layer::unpack_template(&packed, &dir)
+        })
+        .await?;
+        let local = Local {
+            paths,
+            node,
+            dns,
+            template,
+            images,
+            network,
+            sink,
+            execs: Execs::default(),
+            entries: Mutex::default(),
+            runs: Mutex::default(),
+        };
+        Ok(Self {
+            local: Arc::new(local),
+        })
+    }
+
+    /// Takes up what runs of the containers that should be up; returns which do. Called once, before anything else.
+    pub async fn adopt(&self, up: &[Container]) -> BTreeSet<ContainerId> {
+        let adopted = adopt::adopt(&self.local, up).await;
+        self.local.republish();
+        adopted
+    }
+
+    /// Removes the files of containers that are not in `known`: their creation or removal was cut short.
+    pub async fn sweep(&self, known: BTreeSet<ContainerId>) {
+        let dir = self.local.paths.containers.clone();
+        let swept = blocking(
+            "clearing away files of containers that are gone",
+            move || {
+                for file in std::fs::read_dir(dir)? {
+                    let file = file?;
+                    let id: Result<ContainerId, _> = file.file_name().to_string_lossy().parse();
+                    if id.is_ok_and(|id| !known.contains(&id)) {
+                        std::fs::remove_dir_all(file.path())?;
+                    }
+                }
+                Ok(())
+            },
+        )
+        .await;
+        if let Err(error) = swept {
+            tracing::warn!(%error, "sweeping");
+        }
+    }
+
+    /// Waits until no microVM is left. Whoever calls this has stopped them all.
+    pub async fn idle(&self) {
+        let entries: Vec<_> = self.local.entries().values().cloned().collect();
+        for entry in entries {
+            drop(entry.busy.lock().await);
+        }
+    }
+}
+
+impl Local {
+    fn entries(&self) -> std::sync::MutexGuard<'_, HashMap<ContainerId, Arc<Entry>>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn runs(&self) -> std::sync::MutexGuard<'_, HashMap<ContainerId, Claim>> {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn entry(&self, id: &ContainerId) -> Arc<Entry> {
+        let make = || Arc::new(Entry::new(id.clone(), Log::new(&self.paths.container(id))));
+        Arc::clone(self.entries().entry(id.clone()).or_insert_with(make))
+    }
+
+    /// The entry of a container that has files here.
+    fn known(&self, id: &ContainerId) -> Result<Arc<Entry>, AgentError> {
+        if self.entries().contains_key(id) || self.paths.container(id).is_dir() {
+            return Ok(self.entry(id));
+        }
+        Err(AgentError::Failed {
+            doing: format!("looking for container {}", id.short()),
+            reason: "this node has no files of it".into(),
+        })
+    }
+
+    fn running(&self, id: &ContainerId) -> Result<Arc<Run>, AgentError> {
+        let entry = self.entries().get(id).cloned();
+        entry
+            .and_then(|entry| entry.current())
+            .ok_or_else(|| AgentError::NotRunning(id.clone()))
+    }
+
+    /// The ports of a run lead to it from now on.
+    fn publish(&self, run: &Run) {
+        let claim = Claim {
+            uid: run.uid,
+            ports: run.ports.clone(),
+        };
+        let had_ports = !claim.ports.is_empty();
+        self.runs().insert(run.container.id.clone(), claim);
+        if had_ports {
+            self.republish();
+        }
+    }
+
+    /// They don't any more.
+    fn unpublish(&self, run: &Run) {
+        let ports = self
+            .runs()
+            .get_mut(&run.container.id)
+            .map(|claim| std::mem::take(&mut claim.ports));
+        if ports.is_some_and(|ports| !ports.is_empty()) {
+            self.republish();
+        }
+    }
+
+    fn republish(&self) {
+        let runs = self.runs();
+        let ports: Vec<Published> = runs
+            .values()
+            .flat_map(|claim| claim.ports.iter().cloned())
+            .collect();
+        // Under the lock: of two sets, the later one stays.
+        if let Err(error) = self.network.publish(&ports) {
+            tracing::error!(%error, "publishing ports");
+        }
+    }
+
+    /// Removes what a run leaves behind. Its monitor is gone.
+    fn clear(&self, id: &ContainerId) {
+        self.runs().remove(id);
+        if let Err(error) = self.network.detach(id.as_str()) {
+            tracing::warn!(pod = id.short(), %error, "detaching from the network");
+        }
+        pod::remove(&self.paths, id);
+    }
+}
+
+#[async_trait]
+impl Agent for LocalAgent {
+    async fn prepare(&self, container: &Container) -> Result<(), AgentError> {
+        let (template, dir) = (
+            self.local.template.clone(),
+            self.local.paths.container(&container.id),
+        );
+        blocking("making the container's writable layer", move || {
+            std::fs::create_dir_all(&dir)?;
+            layer::layer(&template, &dir).map(drop)
+        })
+        .await
+    }
+
+    async fn start(&self, container: &Container, ports: &[PortBinding]) -> Result<u32, AgentError> {
+        start::start(&self.local, container, ports).await
+    }
+
+    async fn signal(&self, id: &ContainerId, signal: i32) -> Result<(), AgentError> {
+        let run = self.local.running(id)?;
+        if signal == SIGKILL {
+            run.hurry.cancel();
+        }
+        let request = Request::Signal {
+            process: id.to_string(),
+            signal,
+        };
+        let asked = tokio::time::timeout(GUEST_PATIENCE, run.guest.ask(&request)).await;
+        match asked {
+            // Ended by itself in the meantime; that it has will be known in a moment.
+            Ok(
+                Ok(_) | Err(GuestError::Refused(Refusal::Exited(_) | Refusal::NoSuchProcess(_))),
+            ) => {
+                if signal == SIGKILL {
+                    end_after(run, GUEST_PATIENCE);
+                }
+                Ok(())
+            }
+            Ok(Err(GuestError::Refused(refusal))) => Err(failed("sending the signal", refusal)),
+            _ if signal == SIGKILL => {
+                tracing::warn!(
+                    container = id.short(),
+                    "the guest does not answer; its microVM is ended"
+                );
+                run.monitor.kill();
+                Ok(())
+            }
+            Ok(Err(error)) => Err(failed("sending the signal", error)),
+            Err(_) => Err(failed("sending the signal", "the microVM does not answer")),
+        }
+    }
+
+    async fn resize(&self, id: &ContainerId, rows: u16, columns: u16) -> Result<(), AgentError> {
+        let run = self.local.running(id)?;
+        let request = Request::Resize {
+            process: id.to_string(),
+            rows,
+            columns,
+        };
+        ask(&run.guest, &request, "resizing the terminal")
+            .await
+            .map(drop)
+    }
+
+    async fn discard(&self, id: &ContainerId) -> Result<(), AgentError> {
+        let entry = self.local.entry(id);
+        let _busy = entry.busy.lock().await;
+        self.local.execs.forget(id);
+        let dir = self.local.paths.container(id);
+        let removed =
+            blocking(
+                "removing the container's files",
+                move || match std::fs::remove_dir_all(dir) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                    removed => removed,
+                },
+            )
+            .await;
+        self.local.entries().remove(id);
+        removed
+    }
+
+    async fn attach(&self, id: &ContainerId, stdin: bool) -> Result<Attached, AgentError> {
+        Ok(self.local.known(id)?.attach(stdin))
+    }
+
+    async fn logs(&self, id: &ContainerId, options: LogOptions) -> Result<LogStream, AgentError> {
+        Ok(self.local.known(id)?.log.read(options))
+    }
+
+    async fn processes(&self, id: &ContainerId) -> Result<Vec<ProcessInfo>, AgentError> {
+        let run = self.local.running(id)?;
+        let request = Request::Processes {
+            container: id.to_string(),
+        };
+        match ask(&run.guest, &request, "listing processes").await? {
+            Reply::Processes(processes) => Ok(processes),
+            other => Err(failed(
+                "listing processes",
+                format!("the guest answered {other:?}"),
+            )),
+        }
+    }
+
+    async fn exec_create(&self, id: &ContainerId, spec: ExecSpec) -> Result<ExecId, AgentError> {
+        let run = self.local.running(id)?;
+        let exec = ContainerId::from_random(random()?).to_string();
+        self.local.execs.create(exec.clone(), run, spec);
+        Ok(exec)
+    }
+
+    async fn exec_start(
+        &self,
+        exec: &ExecId,
+        size: Option<(u16, u16)>,
+    ) -> Result<Attached, AgentError> {
+        self.local.execs.start(exec, size).await
+    }
+
+    async fn exec_resize(&self, exec: &ExecId, rows: u16, columns: u16) -> Result<(), AgentError> {
+        let guest = self.local.execs.guest(exec)?;
+        let request = Request::Resize {
+            process: exec.clone(),
+            rows,
+            columns,
+        };
+        ask(&guest, &request, "resizing the terminal")
+            .await
+            .map(drop)
+    }
+
+    async fn exec_status(&self, exec: &ExecId) -> Result<ExecStatus, AgentError> {
+        self.local.execs.status(exec)
+    }
+
+    async fn execs(&self, id: &ContainerId) -> Vec<ExecId> {
+        self.local.execs.running(id)
+    }
+
+    async fn node(&self) -> NodeInfo {
+        node::info(&self.local.node, &self.local.paths.containers)
+    }
+}
+
+/// Ends a microVM that is still there after a while.
+fn end_after(run: Arc<Run>, patience: Duration) {
+    tokio::spawn(async move {
+        if tokio::time::timeout(patience, run.monitor.gone.cancelled())
+            .await
+            .is_err()
+        {
+            run.monitor.kill();
+        }
+    });
+}
+
+async fn ask(guest: &guest::Guest, request: &Request, doing: &str) -> Result<Reply, AgentError> {
+    match tokio::time::timeout(GUEST_PATIENCE, guest.ask(request)).await {
+        Ok(Ok(reply)) => Ok(reply),
+        Ok(Err(error)) => Err(failed(doing, error)),
+        Err(_) => Err(failed(doing, "the microVM does not answer")),
+    }
+}
+
+/// Why a process could not be started, with docker's exit code for it.
+fn start_error(error: GuestError) -> AgentError {
+    let code = match &error {
+        GuestError::Refused(Refusal::NotFound { .. }) => 127,
+        GuestError::Refused(Refusal::NotExecutable { .. }) => 126,
+        _ => 125,
+    };
+    AgentError::Start {
+        message: error.to_string(),
+        code,
+    }
+}
+
+fn failed(doing: &str, reason: impl ToString) -> AgentError {
+    AgentError::Failed {
+        doing: doing.into(),
+        reason: reason.to_string(),
+    }
+}
+
+fn io_failed(doing: &str, error: io::Error) -> AgentError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => AgentError::DiskFull,
+        _ => failed(doing, error),
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    doing: &str,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, AgentError> {
+    let done = tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| failed(doing, error))?;
+    done.map_err(|error| io_failed(doing, error))
+}
+
+/// From the kernel's pool.
+fn random() -> Result<[u8; 32], AgentError> {
+    let mut bytes = [0; 32];
+    // Up to 256 bytes come in one piece.
+    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) {
+        Ok(_) => Ok(bytes),
+        Err(error) => Err(failed("asking the kernel for random bytes", error)),
+    }
+}
+
+/// Nanoseconds since the Unix epoch.
+fn now_ns() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_nanos() as u64)
+}

@@ -1,0 +1,247 @@
+//! Starting a container: its files, its microVM, its main process.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hearth_guest_protocol::{Reply, Request};
+use hearth_image::ImageId;
+use hearth_vmm_api as api;
+use tokio::sync::oneshot;
+
+use super::entry::Run;
+use super::guest::{Conversation, Guest, GuestError};
+use super::monitor::{Inheritance, Monitor};
+use super::{
+    Claim, Local, blocking, failed, io_failed, layer, node, now_ns, plan, pod, pump, random, size,
+    start_error,
+};
+use crate::agent::AgentError;
+use crate::network::{PodLink, Published};
+use crate::state::{Container, PortBinding};
+
+/// From the monitor's start to the main process's: a fraction of a second, on an emulated processor some; what takes longer than this
+/// doesn't come.
+const BOOT_PATIENCE: Duration = Duration::from_secs(60);
+/// `reboot=t`: a panic ends the microVM at once instead of leaving it standing.
+const COMMAND_LINE: &str = "panic=-1 reboot=t quiet loglevel=1";
+
+/// Boots the microVM and starts the main process; the rest of its life is [`pump::follow`]'s. Returns the monitor's pid.
+pub async fn start(
+    local: &Arc<Local>,
+    container: &Container,
+    ports: &[PortBinding],
+) -> Result<u32, AgentError> {
+    let entry = local.entry(&container.id);
+    // The last run's microVM may still be powering off.
+    let busy = Arc::clone(&entry.busy).lock_owned().await;
+    local.execs.forget(&container.id);
+    let booted = boot(local, container, ports).await;
+    let (run, conversation) = match booted {
+        Ok(booted) => booted,
+        Err(error) => {
+            local.clear(&container.id);
+            return Err(error);
+        }
+    };
+    let pid = run.monitor.pid;
+    let log = entry.log.clone();
+    if let Err(error) = blocking("beginning the log", move || log.begin_run(now_ns())).await {
+        tracing::error!(container = container.id.short(), %error, "output is lost to the log");
+    }
+    local.publish(&run);
+    entry.run.send_replace(Some(Arc::clone(&run)));
+    let (announce, announced) = oneshot::channel();
+    tokio::spawn(pump::follow(
+        Arc::clone(local),
+        Arc::clone(&entry),
+        run,
+        conversation,
+        0,
+        announced,
+        busy,
+    ));
+    local.sink.started(&container.id, pid, now_ns()).await;
+    // It fails where the run is over: then there is nobody to tell.
+    let _ = announce.send(());
+    Ok(pid)
+}
+
+/// Everything up to the guest's word that the process runs.
+async fn boot(
+    local: &Arc<Local>,
+    container: &Container,
+    ports: &[PortBinding],
+) -> Result<(Arc<Run>, Conversation), AgentError> {
+    let id = &container.id;
+    let link = match container.address {
+        Some(address) => Some(
+            local
+                .network
+                .attach(id.as_str(), container.tenant.as_str(), address)
+                .map_err(|error| failed("attaching the pod to the network", error))?,
+        ),
+        None => None,
+    };
+    let request = Request::Start(Box::new(plan::start(
+        container,
+        link.as_ref(),
+        &local.dns,
+        now_ns(),
+        random()?,
+    )));
+    let (monitor, uid) = {
+        let (local, container) = (Arc::clone(local), container.clone());
+        // Opening files, making a cgroup, forking: short, but not for a thread that serves others.
+        let runtime = tokio::runtime::Handle::current();
+        let image = image_id(&container)?;
+        let ports = ports.to_vec();
+        let spawned = tokio::task::spawn_blocking(move || {
+            let _within = runtime.enter();
+            spawn(&local, &container, &image, link, &ports)
+        });
+        spawned
+            .await
+            .map_err(|error| failed("starting the monitor", error))??
+    };
+    let guest = Guest::new(local.paths.vsock_socket(id));
+    let published = container
+        .address
+        .map(|address| {
+            ports
+                .iter()
+                .map(|binding| Published {
+                    binding: binding.clone(),
+                    address,
+                })
+                .collect()
+        })
+        .unwrap_or_default();
+    let started = tokio::select! {
+        started = tokio::time::timeout(BOOT_PATIENCE, first_reply(&guest, &request)) => started,
+        () = monitor.gone.cancelled() => Ok(Err(io::Error::other("the monitor has ended; its reason is in the node's log").into())),
+    };
+    let error = match started {
+        Ok(Ok(conversation)) => {
+            let run = Run::new(container.clone(), guest, monitor, uid, published);
+            return Ok((Arc::new(run), conversation));
+        }
+        Ok(Err(error)) => start_error(error),
+        Err(_) => failed(
+            "booting the microVM",
+            format!("no answer within {} s", BOOT_PATIENCE.as_secs()),
+        ),
+    };
+    monitor.kill();
+    monitor.gone.cancelled().await;
+    Err(error)
+}
+
+async fn first_reply(guest: &Guest, request: &Request) -> Result<Conversation, GuestError> {
+    let mut conversation = guest.open(request).await?;
+    match conversation.reply().await? {
+        Reply::Started { .. } => Ok(conversation),
+        other => Err(io::Error::other(format!("the guest answered {other:?}")).into()),
+    }
+}
+
+fn image_id(container: &Container) -> Result<ImageId, AgentError> {
+    container
+        .image
+        .parse()
+        .map_err(|error: hearth_image::Error| failed("finding the image", error))
+}
+
+/// Starts the monitor with everything it needs. Blocks.
+fn spawn(
+    local: &Local,
+    container: &Container,
+    image: &ImageId,
+    link: Option<PodLink>,
+    ports: &[PortBinding],
+) -> Result<(Monitor, u32), AgentError> {
+    let id = &container.id;
+    let io = |doing: &'static str| move |error| io_failed(doing, error);
+    let size = size::size(&container.spec, node::memory_bytes(), node::cpus())?;
+    let root = File::open(local.images.root_file(image)).map_err(io("opening the image"))?;
+    let dir = local.paths.container(id);
+    let writable = layer::layer(&local.template, &dir)
+        .and_then(|path| OpenOptions::new().read(true).write(true).open(path))
+        .map_err(io("opening the container's writable layer"))?;
+    let kernel = File::open(&local.paths.kernel).map_err(io("opening the guest's kernel"))?;
+    let initramfs =
+        File::open(&local.paths.initramfs).map_err(io("opening the guest's initramfs"))?;
+    let files = pod::make(
+        &local.paths,
+        id,
+        plan::cpu_quota_us(container.spec.nano_cpus),
+    )
+    .map_err(io("making the pod's directory"))?;
+    let uid = {
+        let mut runs = local.runs();
+        let taken = runs.values().map(|claim| claim.uid).collect();
+        let uid = pod::free_uid(taken).ok_or_else(|| {
+            AgentError::Exhausted("this node has no user id left for another pod".into())
+        })?;
+        runs.insert(
+            id.clone(),
+            Claim {
+                uid,
+                ports: Vec::new(),
+            },
+        );
+        uid
+    };
+    let mut inheritance = Inheritance::default();
+    let config = api::Config {
+        name: id.to_string(),
+        vcpus: size.vcpus,
+        memory_mib: size.memory_mib,
+        kernel: inheritance.add(kernel),
+        initramfs: inheritance.add(initramfs),
+        command_line: COMMAND_LINE.into(),
+        disks: vec![
+            api::Disk {
+                file: inheritance.add(root),
+                read_only: true,
+            },
+            api::Disk {
+                file: inheritance.add(writable),
+                read_only: false,
+            },
+        ],
+        network: container
+            .address
+            .zip(link)
+            .map(|(address, link)| api::Network {
+                tun: inheritance.add(link.tun),
+                mac: link.mac,
+                gateway_mac: link.gateway_mac,
+                gateway: link.gateway,
+                addresses: vec![address.into()],
+                mtu: link.mtu,
+            }),
+        api: inheritance.add(files.api),
+        vsock: inheritance.add(files.vsock),
+        console: None,
+        jail: api::Jail {
+            uid,
+            gid: uid,
+            root: inheritance.add(files.root),
+            cgroup_procs: files.cgroup_procs.map(|procs| inheritance.add(procs)),
+        },
+    };
+    let monitor = Monitor::spawn(&local.paths.vmm, &config, inheritance)
+        .map_err(io("starting the monitor"))?;
+    let record = pod::PodRecord {
+        uid,
+        pid: monitor.pid,
+        ports: ports.to_vec(),
+    };
+    if let Err(error) = pod::record(&local.paths, id, &record) {
+        monitor.kill();
+        return Err(io_failed("recording the pod", error));
+    }
+    Ok((monitor, uid))
+}

@@ -1,0 +1,177 @@
+//! What follows an exit: removal (`--rm`), another run (restart policy), or nothing.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::{Controller, Error, now_ns};
+use crate::agent::ExitSink;
+use crate::raft::Replica;
+use crate::state::{Command, Container, ContainerId, Exit, Phase, RestartPolicy};
+
+/// Before the first restart; doubled for each further one. docker's own.
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+/// At most. docker's own.
+const BACKOFF_MOST: Duration = Duration::from_secs(60);
+/// A run of this length is no failure: the next restart waits as little as the first. docker's own.
+const GOOD_RUN_NS: u64 = 10_000_000_000;
+
+/// Exits to be dealt with.
+pub struct Exits(mpsc::UnboundedReceiver<ContainerId>);
+
+/// Commits what an agent reports. Handed to the agent; what follows is the controller's.
+pub struct Reporter {
+    replica: Replica,
+    // Unbounded, yet never longer than there are containers: each exits once until it is dealt with.
+    exits: mpsc::UnboundedSender<ContainerId>,
+}
+
+impl Reporter {
+    /// The agent's end and the controller's.
+    pub fn new(replica: Replica) -> (Self, Exits) {
+        let (exits, receiver) = mpsc::unbounded_channel();
+        (Self { replica, exits }, Exits(receiver))
+    }
+
+    async fn commit(&self, command: Command) {
+        match self.replica.propose(command).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(refusal)) => tracing::debug!(%refusal, "reported too late"),
+            Err(error) => tracing::error!(%error, "what has happened can't be committed"),
+        }
+    }
+}
+
+#[async_trait]
+impl ExitSink for Reporter {
+    async fn started(&self, id: &ContainerId, pid: u32, at_ns: u64) {
+        self.commit(Command::Started {
+            id: id.clone(),
+            at_ns,
+            pid,
+        })
+        .await;
+    }
+
+    async fn exited(&self, id: &ContainerId, exit: Exit, at_ns: u64) {
+        self.commit(Command::Exited {
+            id: id.clone(),
+            at_ns,
+            exit,
+        })
+        .await;
+        // The controller is gone: so is the node in a moment.
+        let _ = self.exits.send(id.clone());
+    }
+}
+
+/// Ends with the agent.
+pub(super) async fn deal_with(controller: Controller, mut exits: Exits) {
+    while let Some(id) = exits.0.recv().await {
+        controller.after_exit(&id).await;
+    }
+}
+
+impl Controller {
+    /// Its exit, or that it could not start, has been committed.
+    pub(super) async fn after_exit(&self, id: &ContainerId) {
+        let Ok(container) = self.container(id) else {
+            return;
+        };
+        if container.is_up() || self.restarting().contains(id) {
+            return;
+        }
+        if container.spec.auto_remove {
+            let controller = self.clone();
+            tokio::spawn(async move {
+                if let Err(error) = controller.remove(&container.id, false).await {
+                    tracing::warn!(container = container.id.short(), %error, "removing after its exit");
+                }
+            });
+        } else if wants_restart(&container) {
+            self.restart_later(&container);
+        }
+    }
+
+    fn restart_later(&self, container: &Container) {
+        let id = container.id.clone();
+        let cancel = CancellationToken::new();
+        if let Some(earlier) = self.restarts().insert(id.clone(), cancel.clone()) {
+            earlier.cancel();
+        }
+        let delay = backoff(container);
+        let controller = self.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = tokio::time::sleep(delay) => {}
+            }
+            if controller.inner.closing.load(Ordering::Acquire) {
+                return;
+            }
+            // A failure is committed by now, and has led to the next try.
+            if let Err(Error::Unavailable(error)) = Box::pin(controller.start_run(&id, true)).await
+            {
+                tracing::warn!(container = id.short(), error, "restarting by policy");
+            }
+        });
+    }
+
+    /// Somebody wants something else of it now.
+    pub(super) fn forget_restart(&self, id: &ContainerId) {
+        if let Some(restart) = self.restarts().remove(id) {
+            restart.cancel();
+        }
+    }
+}
+
+/// Whether the policy asks for another run after the one that has ended.
+pub(super) fn wants_restart(container: &Container) -> bool {
+    let status = &container.status;
+    if status.phase != Phase::Exited || status.stopped_by_user {
+        return false;
+    }
+    // One that a user could not even start is the user's to correct; docker does so as well.
+    if !status.error.is_empty() && status.restarts == 0 {
+        return false;
+    }
+    match container.spec.restart {
+        RestartPolicy::No => false,
+        RestartPolicy::Always | RestartPolicy::UnlessStopped => true,
+        RestartPolicy::OnFailure { maximum_retries } => {
+            status.exit.code != 0 && (maximum_retries == 0 || status.restarts < maximum_retries)
+        }
+    }
+}
+
+fn backoff(container: &Container) -> Duration {
+    let status = &container.status;
+    if status.finished_ns.saturating_sub(status.started_ns) >= GOOD_RUN_NS {
+        return BACKOFF_FIRST;
+    }
+    let doubled = BACKOFF_FIRST.checked_mul(
+        1u32.checked_shl(status.restarts.min(31))
+            .unwrap_or(u32::MAX),
+    );
+    doubled.unwrap_or(BACKOFF_MOST).min(BACKOFF_MOST)
+}
+
+impl Controller {
+    /// The exit of a container whose microVM was lost while nobody looked.
+    pub(super) async fn lost(&self, id: &ContainerId, exit: Exit) {
+        let command = Command::Exited {
+            id: id.clone(),
+            at_ns: now_ns(),
+            exit,
+        };
+        match self.propose(command).await {
+            Ok(_) => self.after_exit(id).await,
+            Err(error) => {
+                tracing::error!(container = id.short(), %error, "its loss can't be committed")
+            }
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! Starting and ending containers.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::{Controller, Error, WaitCondition, now_ns};
+use crate::agent::AgentError;
+use crate::state::{Command, Container, ContainerId, Event, EventKind, Outcome, Refusal};
+
+/// Between the stop signal and SIGKILL where neither client nor container says: docker's own.
+const STOP_TIMEOUT_S: i64 = 10;
+const SIGHUP: i32 = 1;
+const SIGKILL: i32 = 9;
+const SIGTERM: i32 = 15;
+/// docker's code for a failure that is not the program's.
+const START_FAILED: u8 = 128;
+
+impl Controller {
+    /// Returns once the main process runs. `Ok(false)`: it ran already.
+    pub async fn start(&self, id: &ContainerId) -> Result<bool, Error> {
+        self.forget_restart(id);
+        self.start_run(id, false).await
+    }
+
+    /// A run by a user or by the restart policy.
+    pub(super) async fn start_run(&self, id: &ContainerId, by_policy: bool) -> Result<bool, Error> {
+        if self.inner.closing.load(Ordering::Acquire) {
+            return Err(Error::Unavailable("the node is going down".into()));
+        }
+        let start = Command::Start {
+            id: id.clone(),
+            at_ns: now_ns(),
+            by_policy,
+        };
+        let ports = match self.propose(start).await? {
+            Outcome::Starting { ports } => ports,
+            Outcome::Done | Outcome::Unchanged => return Ok(false),
+        };
+        let controller = self.clone();
+        let container = self.container(id)?;
+        // A task of its own: a client that goes away in the middle must not leave a container that starts for ever.
+        let started = tokio::spawn(async move {
+            match controller.inner.agent.start(&container, &ports).await {
+                Ok(_) => Ok(true),
+                Err(error) => Err(controller.start_failed(&container, error).await),
+            }
+        });
+        started
+            .await
+            .map_err(|error| Error::Unavailable(error.to_string()))?
+    }
+
+    async fn start_failed(&self, container: &Container, error: AgentError) -> Error {
+        let id = container.id.clone();
+        let code = if let AgentError::Start { code, .. } = &error {
+            *code
+        } else {
+            START_FAILED
+        };
+        let failed = Command::StartFailed {
+            id,
+            at_ns: now_ns(),
+            error: error.to_string(),
+            code,
+        };
+        tracing::warn!(container = container.id.short(), %error, "not started");
+        match self.propose(failed).await {
+            Ok(_) => {
+                self.after_exit(&container.id).await;
+                error.into()
+            }
+            Err(log) => log,
+        }
+    }
+
+    /// Stop signal, then SIGKILL after `timeout_s` (None: the container's own, else 10; negative: never). Returns once the exit is
+    /// committed. `Ok(false)`: it wasn't up.
+    pub async fn stop(
+        &self,
+        id: &ContainerId,
+        timeout_s: Option<i64>,
+        signal: Option<i32>,
+    ) -> Result<bool, Error> {
+        let was_up = self.end(id, timeout_s, signal).await?;
+        if was_up {
+            self.note(id, "stop").await;
+        }
+        Ok(was_up)
+    }
+
+    async fn end(
+        &self,
+        id: &ContainerId,
+        timeout_s: Option<i64>,
+        signal: Option<i32>,
+    ) -> Result<bool, Error> {
+        let container = self.container(id)?;
+        let signal = signal.unwrap_or_else(|| stop_signal(&container));
+        let ended = self.wait(id, WaitCondition::NotRunning);
+        self.forget_restart(id);
+        self.signalled(id, signal, true).await?;
+        if !container.is_up() {
+            return Ok(false);
+        }
+        tokio::pin!(ended);
+        if let Err(error) = self.inner.agent.signal(id, signal).await {
+            tracing::debug!(container = id.short(), %error, "stop signal");
+        }
+        let timeout_s = timeout_s
+            .or(container.spec.stop_timeout_s)
+            .unwrap_or(STOP_TIMEOUT_S);
+        if let Ok(timeout_s) = u64::try_from(timeout_s) {
+            match tokio::time::timeout(Duration::from_secs(timeout_s), &mut ended).await {
+                Ok(ended) => return ended.map(|_| true),
+                Err(_) => self.kill_until(id, ended).await?,
+            }
+            return Ok(true);
+        }
+        ended.await.map(|_| true)
+    }
+
+    /// SIGKILL until it has ended: one that comes while it still starts finds nothing to kill.
+    async fn kill_until(
+        &self,
+        id: &ContainerId,
+        ended: impl Future<Output = Result<crate::state::Exit, Error>>,
+    ) -> Result<(), Error> {
+        const BETWEEN_TRIES: Duration = Duration::from_millis(500);
+        tokio::pin!(ended);
+        loop {
+            match self.inner.agent.signal(id, SIGKILL).await {
+                Ok(()) => return ended.await.map(drop),
+                Err(AgentError::NotRunning(_)) => {}
+                Err(error) => tracing::warn!(container = id.short(), %error, "killing"),
+            }
+            tokio::select! {
+                ended = &mut ended => return ended.map(drop),
+                () = tokio::time::sleep(BETWEEN_TRIES) => {}
+            }
+        }
+    }
+
+    /// Send a signal.
+    pub async fn kill(&self, id: &ContainerId, signal: i32) -> Result<(), Error> {
+        let container = self.container(id)?;
+        if !container.is_up() {
+            return Err(Refusal::NotRunning(id.to_string()).into());
+        }
+        let stop = signal == SIGKILL || signal == stop_signal(&container);
+        self.signalled(id, signal, stop).await?;
+        Ok(self.inner.agent.signal(id, signal).await?)
+    }
+
+    async fn signalled(&self, id: &ContainerId, signal: i32, stop: bool) -> Result<(), Error> {
+        let command = Command::Signalled {
+            id: id.clone(),
+            at_ns: now_ns(),
+            signal,
+            stop,
+        };
+        self.propose(command).await.map(drop)
+    }
+
+    /// `stop`, then `start`.
+    pub async fn restart(
+        &self,
+        id: &ContainerId,
+        timeout_s: Option<i64>,
+        signal: Option<i32>,
+    ) -> Result<(), Error> {
+        self.restarting().insert(id.clone());
+        let restarted = async {
+            self.stop(id, timeout_s, signal).await?;
+            self.start(id).await
+        };
+        let restarted = restarted.await;
+        self.restarting().remove(id);
+        restarted?;
+        self.note(id, "restart").await;
+        Ok(())
+    }
+
+    /// Remove; `force` kills first.
+    pub async fn remove(&self, id: &ContainerId, force: bool) -> Result<(), Error> {
+        self.forget_restart(id);
+        let container = self.container(id)?;
+        if force && container.is_up() {
+            let ended = self.wait(id, WaitCondition::NotRunning);
+            self.signalled(id, SIGKILL, true).await?;
+            self.kill_until(id, ended).await?;
+        }
+        match self
+            .propose(Command::Remove {
+                id: id.clone(),
+                at_ns: now_ns(),
+            })
+            .await
+        {
+            // `--rm` was faster.
+            Err(Error::Refused(Refusal::NoSuchContainer(_))) if force => return Ok(()),
+            removed => removed?,
+        };
+        // The container is gone; files that can't be removed now are swept at the next start.
+        if let Err(error) = self.inner.agent.discard(id).await {
+            tracing::error!(container = id.short(), %error, "removing its files");
+        }
+        if let Err(error) = self.collect_image(&container.image).await {
+            tracing::warn!(image = container.image, %error, "removing an image that nobody has any more");
+        }
+        Ok(())
+    }
+
+    /// The node goes down: every container is stopped, at the same time, and nothing starts any more.
+    pub async fn close(&self) {
+        const PATIENCE_S: i64 = 10;
+        self.inner.closing.store(true, Ordering::Release);
+        let up: Vec<Container> = self
+            .state()
+            .containers
+            .values()
+            .filter(|container| container.is_up())
+            .cloned()
+            .collect();
+        let ends = up.into_iter().map(|container| {
+            let controller = self.clone();
+            tokio::spawn(async move {
+                let id = &container.id;
+                let ended = controller.wait(id, WaitCondition::NotRunning);
+                tokio::pin!(ended);
+                // Not by `end`: a user who has stopped nothing finds it running again after the node's restart.
+                if let Err(error) = controller
+                    .inner
+                    .agent
+                    .signal(id, stop_signal(&container))
+                    .await
+                {
+                    tracing::debug!(container = id.short(), %error, "stop signal");
+                }
+                let timeout_s = container
+                    .spec
+                    .stop_timeout_s
+                    .unwrap_or(PATIENCE_S)
+                    .clamp(0, PATIENCE_S);
+                let patience = Duration::from_secs(timeout_s.unsigned_abs());
+                if tokio::time::timeout(patience, &mut ended).await.is_err() {
+                    let _ = controller.kill_until(id, ended).await;
+                }
+            })
+        });
+        futures_util::future::join_all(ends).await;
+    }
+
+    /// The last command: the log is closed after it.
+    pub async fn flush(&self) {
+        self.inner.replica.close().await;
+    }
+
+    /// An event that changes nothing.
+    async fn note(&self, id: &ContainerId, action: &str) {
+        let Ok(container) = self.container(id) else {
+            return;
+        };
+        let mut attributes = container.spec.labels;
+        attributes.insert("image".into(), container.image_name);
+        attributes.insert("name".into(), container.name.to_string());
+        let event = Event {
+            revision: 0,
+            tenant: container.tenant,
+            kind: EventKind::Container,
+            action: action.into(),
+            id: id.to_string(),
+            attributes,
+            at_ns: now_ns(),
+        };
+        if let Err(error) = self.propose(Command::Note(event)).await {
+            tracing::warn!(%error, action, "event");
+        }
+    }
+}
+
+/// What asks the main process to end.
+fn stop_signal(container: &Container) -> i32 {
+    let text = container.spec.stop_signal.trim();
+    if let Ok(number) = text.parse() {
+        return number;
+    }
+    match text.trim_start_matches("SIG").to_ascii_uppercase().as_str() {
+        "HUP" => SIGHUP,
+        "INT" => 2,
+        "QUIT" => 3,
+        "ABRT" => 6,
+        "KILL" => SIGKILL,
+        "USR1" => 10,
+        "USR2" => 12,
+        "ALRM" => 14,
+        "CONT" => 18,
+        "WINCH" => 28,
+        "PWR" => 30,
+        text => text
+            .strip_prefix("RTMIN+")
+            .and_then(|above| above.parse::<i32>().ok())
+            .map_or(SIGTERM, |above| 34 + above),
+    }
+}

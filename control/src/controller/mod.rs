@@ -1,0 +1,291 @@
+//! What the APIs call: reads of the replicated state, commands, and the few operations that are more than one command.
+
+mod exits;
+mod lifecycle;
+mod made_up;
+mod reconcile;
+mod waits;
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Deref;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+
+use crate::agent::{Agent, AgentError};
+use crate::raft::{Replica, ReplicaError};
+use crate::state::{
+    Command, Container, ContainerId, ContainerName, ContainerSpec, Event, Exit, Outcome, Refusal,
+    State, Status, Tenant,
+};
+
+pub use exits::{Exits, Reporter};
+pub use waits::Waits;
+
+/// Names tried before a container without one is refused: with a hundred thousand to choose from, one is nearly always enough.
+const NAMES_TRIED: u64 = 16;
+
+/// Why an operation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The state machine refused.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The node could not.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    /// The image store could not.
+    #[error(transparent)]
+    Image(#[from] hearth_image::Error),
+    /// The replicated log does not take commands (its disk failed, no quorum).
+    #[error("the cluster's log takes no commands: {0}")]
+    Unavailable(String),
+}
+
+impl From<ReplicaError> for Error {
+    fn from(error: ReplicaError) -> Self {
+        Self::Unavailable(error.to_string())
+    }
+}
+
+/// When [`Controller::wait`] returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitCondition {
+    /// At once where it isn't up, else at its exit.
+    NotRunning,
+    /// At its next exit.
+    NextExit,
+    /// When it is gone.
+    Removed,
+}
+
+/// The handle that every API holds. Cheap to clone.
+#[derive(Clone)]
+pub struct Controller {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    replica: Replica,
+    waits: Arc<Waits>,
+    agent: Arc<dyn Agent>,
+    images: hearth_image::Store,
+    /// Restarts that wait for their time, by container: cancelled by whoever wants something else.
+    restarts: Mutex<HashMap<ContainerId, CancellationToken>>,
+    /// Stopped to be started again at once: neither `--rm` nor a policy has a say.
+    restarting: Mutex<HashSet<ContainerId>>,
+    /// The node is going down: nothing is started any more.
+    closing: AtomicBool,
+}
+
+impl Controller {
+    /// `waits` is the observer that `replica` was opened with; `exits` the other end of the reporter that `agent` was made with.
+    pub fn new(
+        replica: Replica,
+        waits: Arc<Waits>,
+        agent: Arc<dyn Agent>,
+        images: hearth_image::Store,
+        exits: Exits,
+    ) -> Self {
+        let inner = Inner {
+            replica,
+            waits,
+            agent,
+            images,
+            restarts: Mutex::default(),
+            restarting: Mutex::default(),
+            closing: AtomicBool::new(false),
+        };
+        let controller = Self {
+            inner: Arc::new(inner),
+        };
+        tokio::spawn(exits::deal_with(controller.clone(), exits));
+        controller
+    }
+
+    /// The state as this node knows it, for as long as the guard lives. Never hold it across an await.
+    pub fn state(&self) -> impl Deref<Target = State> + '_ {
+        self.inner.replica.state()
+    }
+
+    /// Commit a command; returns when it is applied here.
+    pub async fn propose(&self, command: Command) -> Result<Outcome, Error> {
+        Ok(self.inner.replica.propose(command).await??)
+    }
+
+    /// Events from now on. A receiver that lags is told so by the channel.
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.inner.replica.events()
+    }
+
+    /// Streams, execs, top: asked of the node that has the container.
+    pub fn agent(&self) -> &Arc<dyn Agent> {
+        &self.inner.agent
+    }
+
+    /// This node's images.
+    pub fn images(&self) -> &hearth_image::Store {
+        &self.inner.images
+    }
+
+    /// Commit a container, make its writable layer. `name` None: one is made up. Returns its id.
+    /// Errors: image not present, name in use, no address.
+    pub async fn create(
+        &self,
+        tenant: &Tenant,
+        name: Option<ContainerName>,
+        image: &str,
+        image_name: &str,
+        spec: ContainerSpec,
+    ) -> Result<ContainerId, Error> {
+        let id = ContainerId::from_random(random()?);
+        let mut container = Container {
+            name: name.clone().unwrap_or_else(|| made_up::name(&id, 0)),
+            id,
+            tenant: tenant.clone(),
+            node: self.inner.replica.node(),
+            created_ns: now_ns(),
+            image: image.to_owned(),
+            image_name: image_name.to_owned(),
+            spec,
+            status: Status::default(),
+            address: None,
+        };
+        let mut tried = 0;
+        loop {
+            // The layer and the entry in the log don't need each other; whatever is missing after a power cut between them is made
+            // at start, or swept.
+            let create = Command::Create(Box::new(container.clone()));
+            let (prepared, committed) =
+                tokio::join!(self.inner.agent.prepare(&container), self.propose(create));
+            match (prepared, committed) {
+                (Ok(()), Ok(_)) => return Ok(container.id),
+                (_, Err(Error::Refused(Refusal::NameInUse { .. })))
+                    if name.is_none() && tried < NAMES_TRIED =>
+                {
+                    tried += 1;
+                    container.name = made_up::name(&container.id, tried);
+                }
+                (prepared, committed) => {
+                    if committed.is_ok() {
+                        self.propose(Command::Remove {
+                            id: container.id.clone(),
+                            at_ns: now_ns(),
+                        })
+                        .await?;
+                    }
+                    self.inner.agent.discard(&container.id).await?;
+                    committed?;
+                    prepared?;
+                }
+            }
+        }
+    }
+
+    /// The exit, when `condition` holds. The watch is registered by the call, not by the first poll: an API may answer its headers, let the
+    /// client start the container, and miss nothing.
+    pub fn wait(
+        &self,
+        id: &ContainerId,
+        condition: WaitCondition,
+    ) -> impl Future<Output = Result<Exit, Error>> + Send + 'static {
+        // Registered under the state's lock: no exit comes between the look and the registration.
+        let wait = self.inner.waits.register(&self.state(), id, condition);
+        async move {
+            match wait?.await {
+                Ok(exit) => Ok(exit),
+                Err(_) => Err(Error::Unavailable("the node is going down".into())),
+            }
+        }
+    }
+
+    /// Remove an image that no tenant has any more from the nodes' stores. Returns what went (`sha256:…`).
+    pub async fn collect_image(&self, image: &str) -> Result<Vec<String>, Error> {
+        let needed = {
+            let state = self.state();
+            state.images.keys().any(|(_, id)| id == image)
+                || state
+                    .containers
+                    .values()
+                    .any(|container| container.image == image)
+        };
+        if needed {
+            return Ok(Vec::new());
+        }
+        match self.inner.images.remove(&image.parse()?).await {
+            Ok(removed) => {
+                let layers = removed.layers.iter().map(ToString::to_string);
+                Ok([removed.id.to_string()].into_iter().chain(layers).collect())
+            }
+            Err(hearth_image::Error::NoSuchImage { .. }) => Ok(Vec::new()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The container of a tenant by full id, unique prefix, or name.
+    pub fn find(&self, tenant: &Tenant, name: &str) -> Result<Container, Error> {
+        let missing = || Refusal::NoSuchContainer(name.to_owned());
+        let state = self.state();
+        let mine = || {
+            state
+                .containers
+                .values()
+                .filter(|container| container.tenant == *tenant)
+        };
+        let bare = name.strip_prefix('/').unwrap_or(name);
+        let by_name = || {
+            mine()
+                .find(|container| container.id.as_str() == name || container.name.as_str() == bare)
+        };
+        let by_prefix = || {
+            let mut found = mine()
+                .filter(|container| !name.is_empty() && container.id.as_str().starts_with(name));
+            found.next().filter(|_| found.next().is_none())
+        };
+        Ok(by_name().or_else(by_prefix).cloned().ok_or_else(missing)?)
+    }
+
+    fn container(&self, id: &ContainerId) -> Result<Container, Error> {
+        let found = self.state().containers.get(id).cloned();
+        Ok(found.ok_or_else(|| Refusal::NoSuchContainer(id.to_string()))?)
+    }
+
+    fn restarting(&self) -> std::sync::MutexGuard<'_, HashSet<ContainerId>> {
+        self.inner
+            .restarting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn restarts(&self) -> std::sync::MutexGuard<'_, HashMap<ContainerId, CancellationToken>> {
+        self.inner
+            .restarts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn random() -> Result<[u8; 32], Error> {
+    let mut bytes = [0; 32];
+    // Up to 256 bytes come in one piece.
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).map_err(
+        |error| AgentError::Failed {
+            doing: "asking the kernel for random bytes".into(),
+            reason: error.to_string(),
+        },
+    )?;
+    Ok(bytes)
+}
+
+/// Nanoseconds since the Unix epoch.
+fn now_ns() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_nanos() as u64)
+}
+
+#[cfg(test)]
+mod tests;

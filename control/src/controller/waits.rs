@@ -1,0 +1,91 @@
+//! Those who wait for containers to end or go.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use tokio::sync::oneshot;
+
+use super::{Error, WaitCondition};
+use crate::raft::Observer;
+use crate::state::{ContainerId, Event, EventKind, Exit, Refusal, State};
+
+/// Who waits, by container. Told by the state machine itself, so that nothing is missed and nobody lags.
+#[derive(Default)]
+pub struct Waits {
+    waiting: Mutex<HashMap<ContainerId, Vec<Waiting>>>,
+}
+
+struct Waiting {
+    condition: WaitCondition,
+    /// Its last.
+    exit: Exit,
+    to: oneshot::Sender<Exit>,
+}
+
+impl Waits {
+    /// A wait that begins with what `state` shows.
+    pub(super) fn register(
+        &self,
+        state: &State,
+        id: &ContainerId,
+        condition: WaitCondition,
+    ) -> Result<oneshot::Receiver<Exit>, Error> {
+        let container = state
+            .containers
+            .get(id)
+            .ok_or_else(|| Refusal::NoSuchContainer(id.to_string()))?;
+        let (to, receiver) = oneshot::channel();
+        let exit = container.status.exit;
+        if condition == WaitCondition::NotRunning && !container.is_up() {
+            // The receiver is at hand.
+            let _ = to.send(exit);
+        } else {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            let others = waiting.entry(id.clone()).or_default();
+            others.retain(|waiting| !waiting.to.is_closed());
+            others.push(Waiting {
+                condition,
+                exit,
+                to,
+            });
+        }
+        Ok(receiver)
+    }
+}
+
+impl Observer for Waits {
+    fn applied(&self, state: &State, events: &[Event]) {
+        for event in events
+            .iter()
+            .filter(|event| event.kind == EventKind::Container)
+        {
+            let gone = match event.action.as_str() {
+                "die" => false,
+                "destroy" => true,
+                _ => continue,
+            };
+            let Ok(id) = event.id.parse::<ContainerId>() else {
+                continue;
+            };
+            let mut all = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(mut waiting) = all.remove(&id) else {
+                continue;
+            };
+            if let Some(container) = state.containers.get(&id) {
+                waiting
+                    .iter_mut()
+                    .for_each(|waiting| waiting.exit = container.status.exit);
+            }
+            let (done, still): (Vec<_>, Vec<_>) = waiting
+                .into_iter()
+                .partition(|waiting| gone || waiting.condition != WaitCondition::Removed);
+            for waiting in done {
+                // Given up waiting: nobody misses it.
+                let _ = waiting.to.send(waiting.exit);
+            }
+            if !still.is_empty() {
+                all.insert(id, still);
+            }
+        }
+    }
+}

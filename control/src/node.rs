@@ -1,0 +1,125 @@
+//! The whole of a node's control: wired together, run, and taken down in order.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::agent::NodeInfo;
+use crate::agent::local::{LocalAgent, LocalConfig, Paths};
+use crate::api;
+use crate::config::{self, Boot, Owner};
+use crate::controller::{Controller, Reporter, Waits};
+use crate::network::{Network, NetworkConfig};
+use crate::raft::Replica;
+use crate::state::address;
+
+/// Where the Docker API listens, on every address of the node.
+const DOCKER_PORT: u16 = 2376;
+const OWNER_CONFIG: &str = "/run/hearth/hearth.toml";
+const BOOT_FACTS: &str = "/run/hearth/node.toml";
+/// Made by the first control process after the node's boot.
+const SINCE_BOOT: &str = "/run/hearth/control.started";
+const RAFT: &str = "/data/raft";
+const IMAGES: &str = "/data/images";
+
+/// Why a node's control could not start.
+pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Runs until SIGTERM; then stops the containers, and returns when everything is written.
+pub async fn run() -> Result<(), Failure> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let owner: Owner = config::read(OWNER_CONFIG.as_ref())?;
+    let boot: Boot = config::read(BOOT_FACTS.as_ref())?;
+    let network = Network::start(NetworkConfig {
+        pods: address::NETWORK,
+        prefix: address::PREFIX,
+        gateway: address::GATEWAY,
+    })?;
+    let waits = Arc::new(Waits::default());
+    let replica = Replica::open(RAFT.as_ref(), random()?, Arc::<Waits>::clone(&waits)).await?;
+    tracing::info!(
+        node = format!("{:x}", replica.node().0),
+        revision = replica.state().revision,
+        "state restored"
+    );
+    let options = hearth_image::StoreOptions {
+        insecure_registries: owner.registries.insecure.clone(),
+        ..hearth_image::StoreOptions::default()
+    };
+    let images = hearth_image::Store::open(IMAGES.as_ref(), options).await?;
+    let (reporter, exits) = Reporter::new(replica.clone());
+    let local = LocalConfig {
+        paths: Paths::default(),
+        node: node_info(&owner, &boot),
+        dns: boot.dns.clone(),
+    };
+    let agent = LocalAgent::new(local, images.clone(), network, Arc::new(reporter)).await?;
+    let controller = Controller::new(replica, waits, Arc::new(agent.clone()), images, exits);
+    let running = agent.adopt(&controller.up()).await;
+    let known = controller.state().containers.keys().cloned().collect();
+    agent.sweep(known).await;
+    controller.reconcile(&running, first_since_boot()).await;
+    let serving = match owner.identity {
+        Some(identity) => {
+            let tls = api::server_config(&identity.ca, &identity.certificate, &identity.key)?;
+            let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, DOCKER_PORT)).await?;
+            tracing::info!(port = DOCKER_PORT, "the Docker API answers");
+            Some(tokio::spawn(api::serve(
+                controller.clone(),
+                listener,
+                Arc::new(tls),
+            )))
+        }
+        None => {
+            tracing::warn!(
+                "no [identity] in hearth.toml: nothing listens; give this node the owner's CA, a certificate and its key"
+            );
+            None
+        }
+    };
+    terminate.recv().await;
+    tracing::info!("stopping containers");
+    if let Some(serving) = serving {
+        serving.abort();
+    }
+    controller.close().await;
+    agent.idle().await;
+    controller.flush().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn node_info(owner: &Owner, boot: &Boot) -> NodeInfo {
+    let note = if boot.storage_note.is_empty() {
+        &boot.storage_device
+    } else {
+        &boot.storage_note
+    };
+    NodeInfo {
+        name: boot.hostname.clone(),
+        version: boot.version.clone(),
+        storage: boot.storage.clone(),
+        storage_note: note.clone(),
+        insecure_registries: owner.registries.insecure.clone(),
+        ..NodeInfo::default()
+    }
+}
+
+/// True for the first control process after the node's boot.
+fn first_since_boot() -> bool {
+    let path = Path::new(SINCE_BOOT);
+    let first = !path.exists();
+    if let Err(error) = std::fs::write(path, "") {
+        tracing::warn!(%error, "marking that control has run");
+    }
+    first
+}
+
+fn random() -> Result<u64, Failure> {
+    let mut bytes = [0; 8];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(u64::from_le_bytes(bytes))
+}
