@@ -20,6 +20,7 @@ pub mod side;
 pub mod target;
 pub mod terminal;
 pub mod unified;
+pub mod wire;
 
 use std::path::PathBuf;
 use std::sync::OnceLock;

@@ -1,0 +1,336 @@
+//! Who may talk to a node, and what happens to those who talk nonsense.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+
+use hearth_tests::docker::Docker;
+use hearth_tests::node::Node;
+use hearth_tests::process::HUNG;
+use hearth_tests::target::{self, Target};
+use hearth_tests::wire::{self, post_json, request};
+use xtask::identity::Identity;
+
+/// Still at its post after whatever was done to it.
+#[track_caller]
+fn still_answers(target: &Target) {
+    target.docker().run(&["version"]).exits(0);
+}
+
+/// A folder as docker wants it: `ca.pem`, `cert.pem`, `key.pem`.
+fn client_folder(folder: &Path, ca: &str, pair: &xtask::identity::Pair) {
+    for (name, text) in [
+        ("ca.pem", ca),
+        ("cert.pem", &pair.certificate),
+        ("key.pem", &pair.key),
+    ] {
+        std::fs::write(folder.join(name), text).expect("the temporary folder is writable");
+    }
+}
+
+/// The node, for cases about its identity: a dockerd without TLS has none.
+fn node() -> Option<(&'static Target, &'static Node)> {
+    let target = target::shared();
+    target.node().map(|node| (target, node))
+}
+
+#[test]
+fn without_a_certificate_nobody_gets_a_word() {
+    let Some((target, node)) = node() else { return };
+    let ca = node.identity().owner_dir().join("ca.pem");
+    let answer = wire::connect_tls(node.api_address().port(), &ca, None).and_then(|mut stream| {
+        wire::exchange(
+            &mut stream,
+            b"GET /_ping HTTP/1.1\r\nHost: hearth\r\nConnection: close\r\n\r\n",
+        )
+    });
+    assert!(answer.is_err(), "a stranger got an answer: {answer:?}");
+    let docker = Docker::new(
+        &target::cli(),
+        [
+            format!("--host=tcp://{}", node.api_address()),
+            format!("--tlscacert={}", ca.display()),
+            "--tlsverify".into(),
+        ],
+    );
+    docker
+        .run(&["version", "--format", "{{.Server.Version}}"])
+        .fails_saying(&[""]);
+    still_answers(target);
+}
+
+#[test]
+fn a_certificate_of_another_ca_is_worth_nothing() {
+    let Some((target, node)) = node() else { return };
+    let folder = tempfile::tempdir().expect("the temporary folder is writable");
+    let other = Identity::open(folder.path(), "hearth-1").expect("an identity can be made");
+    let pair = other
+        .authority()
+        .client("owner", "owner")
+        .expect("a certificate can be made");
+    let mixed = tempfile::tempdir().expect("the temporary folder is writable");
+    // It trusts the node; the node doesn't trust it, though it calls itself owner.
+    client_folder(
+        mixed.path(),
+        node.identity().authority().certificate(),
+        &pair,
+    );
+    let docker = Docker::new(&target::cli(), node.arguments_with(mixed.path()));
+    let done = docker.run(&["ps"]);
+    assert_ne!(done.code, Some(0), "{done:?}");
+    assert!(
+        done.stderr.contains("tls") || done.stderr.contains("certificate"),
+        "{done:?}"
+    );
+    still_answers(target);
+}
+
+#[test]
+fn a_server_of_another_ca_is_not_this_node() {
+    let Some((target, node)) = node() else { return };
+    let folder = tempfile::tempdir().expect("the temporary folder is writable");
+    let other = Identity::open(folder.path(), "hearth-1").expect("an identity can be made");
+    let docker = Docker::new(&target::cli(), node.arguments_with(&other.owner_dir()));
+    docker.run(&["ps"]).fails_saying(&["certificate"]);
+    still_answers(target);
+}
+
+#[test]
+fn plain_http_gets_nothing() {
+    let Some((target, node)) = node() else { return };
+    let mut stream = TcpStream::connect(node.api_address()).expect("the node listens");
+    stream
+        .set_read_timeout(Some(HUNG))
+        .expect("a timeout isn't zero");
+    stream
+        .write_all(b"GET /_ping HTTP/1.1\r\nHost: hearth\r\n\r\n")
+        .expect("the connection is new");
+    let mut answer = Vec::new();
+    // The node may reset the connection, which is no answer either.
+    let _ = stream.read_to_end(&mut answer);
+    assert!(
+        !String::from_utf8_lossy(&answer).contains("200 OK"),
+        "{answer:?}"
+    );
+    still_answers(target);
+}
+
+#[test]
+fn tenants_do_not_see_each_other() {
+    let Some((target, node)) = node() else { return };
+    let owners = target.docker();
+    let busybox = target.busybox();
+    let container = owners.container("owners");
+    owners.ok(&[
+        "run",
+        "-d",
+        "--name",
+        &container.name,
+        &busybox,
+        "sleep",
+        "100000",
+    ]);
+    let folder = tempfile::tempdir().expect("the temporary folder is writable");
+    let authority = node.identity().authority();
+    let pair = authority
+        .client("guests", "a guest")
+        .expect("a certificate can be made");
+    client_folder(folder.path(), authority.certificate(), &pair);
+    let guests = Docker::new(&target::cli(), node.arguments_with(folder.path()));
+    assert_eq!(guests.ok(&["ps", "-aq"]), "");
+    let id = container
+        .field("/Id")
+        .as_str()
+        .expect("an id is text")
+        .to_owned();
+    for command in [
+        &["inspect", id.as_str()][..],
+        &["logs", &id],
+        &["exec", &id, "true"],
+        &["kill", &id],
+        &["rm", "-f", &id],
+        &["stop", &container.name],
+        &["rename", &id, "mine-now"],
+    ] {
+        let done = guests.run(command);
+        // `rm -f` of what isn't there succeeds, as docker's own does.
+        assert!(done.code != Some(0) || command[0] == "rm", "{done:?}");
+        assert!(done.stderr.to_lowercase().contains("no such"), "{done:?}");
+    }
+    assert_eq!(container.field("/State/Running"), true);
+    // A name is a tenant's own.
+    guests
+        .run(&["create", "--name", &container.name, "no-such-image"])
+        .fails_saying(&["no-such-image"]);
+}
+
+#[test]
+fn malformed_json_is_a_clear_400() {
+    let target = target::shared();
+    for body in [
+        "{",
+        "[]",
+        "\"text\"",
+        "{\"Image\": 5}",
+        "{\"Image\": \"x\", \"Env\": \"not a list\"}",
+        "nul",
+        "{\"Image\": \"x\"} and more {",
+    ] {
+        let answer = post_json(target, "/v1.41/containers/create", body);
+        if !target.is_hearth() && (body.contains("and more") || answer.status == 500) {
+            continue; // dockerd 20.10 is laxer: it ignores what follows, and says 500 to a wrong type.
+        }
+        assert_eq!(answer.status, 400, "{body:?}: {answer:?}");
+        assert!(!answer.message().is_empty());
+    }
+    still_answers(target);
+}
+
+#[test]
+fn unknown_fields_are_ignored_as_docker_does() {
+    let target = target::shared();
+    let busybox = target.busybox();
+    let body = format!(
+        "{{\"Image\": \"{busybox}\", \"Cmd\": [\"true\"], \"FromTheFuture\": {{\"deep\": [1, 2]}}, \"HostConfig\": {{\"AlsoNew\": true}}}}"
+    );
+    let container = target.docker().container("unknown-fields");
+    let answer = post_json(
+        target,
+        &format!("/v1.41/containers/create?name={}&strange=1", container.name),
+        &body,
+    );
+    assert_eq!(answer.status, 201, "{answer:?}");
+}
+
+#[test]
+fn an_empty_or_missing_body_is_a_400() {
+    let target = target::shared();
+    let answer = post_json(target, "/v1.41/containers/create", "");
+    // dockerd 20.10 takes it for a fault of its own.
+    assert!(answer.status == 400 || !target.is_hearth(), "{answer:?}");
+    let answer = post_json(target, "/v1.41/containers/create", "{}");
+    assert!((400..500).contains(&answer.status), "{answer:?}");
+    assert!(!answer.message().is_empty());
+    still_answers(target);
+}
+
+#[test]
+fn a_version_out_of_range_is_told_the_range() {
+    let target = target::shared();
+    let answer = request(target, "GET", "/v9.99/containers/json", "", b"");
+    assert_eq!(answer.status, 400, "{answer:?}");
+    assert!(answer.message().contains("too new"), "{answer:?}");
+    let answer = request(target, "GET", "/v1.10/containers/json", "", b"");
+    assert_eq!(answer.status, 400, "{answer:?}");
+    assert!(answer.message().contains("too old"), "{answer:?}");
+    if target.is_hearth() {
+        assert!(answer.message().contains("1.40"), "{answer:?}");
+    }
+}
+
+#[test]
+fn ping_tells_what_clients_negotiate_by() {
+    let target = target::shared();
+    for method in ["HEAD", "GET"] {
+        let answer = request(target, method, "/_ping", "", b"");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let head = answer.head.to_lowercase();
+        assert!(
+            head.contains("api-version: 1.") && head.contains("ostype: linux"),
+            "{answer:?}"
+        );
+        assert_eq!(answer.body, if method == "GET" { "OK" } else { "" });
+    }
+}
+
+#[test]
+fn paths_that_lead_nowhere_are_a_404() {
+    let target = target::shared();
+    for path in [
+        "/v1.41/no-such-thing",
+        "/v1.41/containers/no-such/json",
+        "/v1.41/containers/..%2F..%2Fetc%2Fpasswd/json",
+        "/v1.41/images/no-such/json",
+        "/",
+    ] {
+        let answer = request(target, "GET", path, "", b"");
+        if answer.status == 301 && !target.is_hearth() {
+            continue; // dockerd's router tidies paths up by redirecting.
+        }
+        assert!(
+            answer.status == 404 || answer.status == 400,
+            "{path}: {answer:?}"
+        );
+        assert!(!answer.message().is_empty());
+    }
+    still_answers(target);
+}
+
+#[test]
+fn a_huge_header_is_refused_and_costs_nobody_else() {
+    let target = target::shared();
+    let mut wire = wire::connect(target).expect("the API listens");
+    let head = format!(
+        "GET /_ping HTTP/1.1\r\nHost: hearth\r\nX-Huge: {}\r\nConnection: close\r\n\r\n",
+        "x".repeat(4 << 20)
+    );
+    match wire::exchange(wire.as_mut(), head.as_bytes()) {
+        Ok(answer) => assert!((400..500).contains(&answer.status), "{}", answer.head),
+        // Closed in the middle of it: refused too.
+        Err(error) => eprintln!("closed: {error}"),
+    }
+    still_answers(target);
+}
+
+#[test]
+fn a_huge_body_is_refused_and_costs_nobody_else() {
+    let target = target::shared();
+    if !target.is_hearth() {
+        return; // dockerd reads everything it's sent.
+    }
+    let mut wire = wire::connect(target).expect("the API listens");
+    // 64 MiB of what may still become JSON, said to be much more.
+    let mut bytes = b"POST /v1.41/containers/create HTTP/1.1\r\nHost: hearth\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: 4000000000\r\n\r\n{\"Image\": \"".to_vec();
+    bytes.resize(bytes.len() + (64 << 20), b'x');
+    match wire::exchange(wire.as_mut(), &bytes) {
+        Ok(answer) => assert!((400..500).contains(&answer.status), "{}", answer.head),
+        Err(error) => eprintln!("closed: {error}"),
+    }
+    still_answers(target);
+}
+
+#[test]
+fn garbage_instead_of_http_is_refused() {
+    let target = target::shared();
+    for garbage in [
+        &b"\x00\x01\x02\x03\x04\x05\x06\x07\r\n\r\n"[..],
+        b"GET\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"POST /v1.41/containers/create HTTP/1.1\r\nHost: h\r\nContent-Length: minus one\r\n\r\n",
+    ] {
+        let mut wire = wire::connect(target).expect("the API listens");
+        if let Ok(answer) = wire::exchange(wire.as_mut(), garbage) {
+            assert!(answer.status >= 400, "{garbage:?}: {answer:?}");
+        }
+    }
+    still_answers(target);
+}
+
+#[test]
+fn connections_that_say_nothing_keep_nobody_waiting() {
+    let target = target::shared();
+    let held: Vec<_> = (0..40)
+        .map(|_| wire::connect(target).expect("the API listens"))
+        .collect();
+    still_answers(target);
+    drop(held);
+    if let Some((_, node)) = node() {
+        // And before TLS has even begun.
+        let held: Vec<_> = (0..40)
+            .map(|_| TcpStream::connect(node.api_address()).expect("it accepts"))
+            .collect();
+        still_answers(target);
+        drop(held);
+    }
+    still_answers(target);
+}
