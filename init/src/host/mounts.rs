@@ -149,7 +149,10 @@ pub fn set_up_kernel() {
     }
     note(CONTROL_GROUP, fs::create_dir_all(CONTROL_GROUP));
     for (name, value) in SYSCTLS {
-        note(name, fs::write(format!("/proc/sys/{name}"), value));
+        note(
+            name,
+            fs::write(format!("/proc/sys/{name}"), format!("{value}\n")),
+        );
     }
     note(
         "open files",
