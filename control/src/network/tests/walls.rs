@@ -27,17 +27,26 @@ fn a_pod_can_not_speak_with_an_address_that_is_not_its_own() {
     on_a_node(|node| {
         let web = node.pod("web", "a", WEB);
         let _db = node.pod("db", "a", DB);
+        let link = super::super::link_name("web");
         let good = Packet::udp((WEB, 1), (CLIENT, 1), "web's own");
-        for address in [
-            DB,
-            STRANGER,
-            CONFIG.gateway,
-            NODE,
-            CLIENT,
-            Ipv4Addr::new(8, 8, 8, 8),
-        ] {
-            let spoofed = Packet::udp((address, 1), (CLIENT, 1), "spoofed");
-            node.only_the_second_arrives(&web, &spoofed, &web, &good, &node.world);
+        // The reverse path filter and the rules each hold without the other; the rules are tried alone.
+        for filter in ["1", "0"] {
+            let parameter = format!("net/ipv4/conf/{link}/rp_filter");
+            Linux::open()
+                .unwrap()
+                .set_parameter(&parameter, filter)
+                .unwrap();
+            for address in [
+                DB,
+                STRANGER,
+                CONFIG.gateway,
+                NODE,
+                CLIENT,
+                Ipv4Addr::new(8, 8, 8, 8),
+            ] {
+                let spoofed = Packet::udp((address, 1), (CLIENT, 1), "spoofed");
+                node.only_the_second_arrives(&web, &spoofed, &web, &good, &node.world);
+            }
         }
     });
 }

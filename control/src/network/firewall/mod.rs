@@ -36,16 +36,17 @@
 //!
 //! A tenant is 16 bytes of its name's SHA-256: the kernel can't compare two registers, but it can look up a set by both.
 
+mod ports;
+mod rules;
+
 use std::ffi::CStr;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use sha2::{Digest, Sha256};
 
-use super::expression::{Connection, Expression, IPV4, Meta, Payload, Register, state, status};
 use super::nftables::{Batch, Chain, Element, Field, Hook, Set};
 use super::tun::NAME_LEN;
 use super::{NetworkConfig, Published};
-use crate::state::Protocol;
 
 /// What a pod's link is called begins so; nothing else's does.
 pub(super) const LINK_PREFIX: &str = "pod-";
@@ -174,7 +175,7 @@ impl Change {
     /// Adds what the kernel is to be told.
     pub(super) fn encode(&self, batch: &mut Batch) {
         match self {
-            Self::Base(config) => base(config, batch),
+            Self::Base(config) => rules::lay(config, batch),
             Self::Admit(Pod(member)) => {
                 // An element of a map can't be given another value; so it goes first.
                 batch.destroy_elements(
@@ -200,10 +201,9 @@ impl Change {
             Self::Publish(ports) => {
                 batch.clear(&PORTS);
                 batch.clear(&BOUND_PORTS);
-                let (bound, anywhere): (Vec<_>, Vec<_>) =
-                    ports.iter().partition(|p| specific(p).is_some());
-                batch.add_elements(&PORTS, &elements(&anywhere));
-                batch.add_elements(&BOUND_PORTS, &elements(&bound));
+                let (bound, anywhere) = ports::elements(ports);
+                batch.add_elements(&PORTS, &anywhere);
+                batch.add_elements(&BOUND_PORTS, &bound);
             }
         }
     }
@@ -242,42 +242,6 @@ impl Member {
     }
 }
 
-/// The address of the node that a port is published on, where it isn't all of them.
-fn specific(published: &Published) -> Option<Ipv4Addr> {
-    match published.binding.host_ip {
-        Some(IpAddr::V4(address)) if !address.is_unspecified() => Some(address),
-        _ => None,
-    }
-}
-
-fn elements(ports: &[&Published]) -> Vec<Element> {
-    ports.iter().map(|published| element(published)).collect()
-}
-
-fn element(published: &Published) -> Element {
-    /// IANA's protocol numbers.
-    const TCP: u8 = 6;
-    const UDP: u8 = 17;
-    let binding = &published.binding;
-    let protocol = match binding.protocol {
-        Protocol::Tcp => TCP,
-        Protocol::Udp => UDP,
-    };
-    let mut key = specific(published).map_or_else(Vec::new, |address| address.octets().to_vec());
-    key.extend([protocol, 0, 0, 0]);
-    key.extend(port(binding.host_port));
-    Element {
-        key,
-        value: [published.address.octets(), port(binding.container_port)].concat(),
-    }
-}
-
-/// A port as a register holds it.
-fn port(port: u16) -> [u8; 4] {
-    let [high, low] = port.to_be_bytes();
-    [high, low, 0, 0]
-}
-
 /// A link's name as a register holds it; ours are shorter than that.
 fn name(link: &str) -> [u8; NAME_LEN] {
     let mut name = [0; NAME_LEN];
@@ -285,215 +249,4 @@ fn name(link: &str) -> [u8; NAME_LEN] {
         *to = from;
     }
     name
-}
-
-fn base(config: &NetworkConfig, batch: &mut Batch) {
-    batch.add_table();
-    for set in [&LINKS, &MEMBERS, &PORTS, &BOUND_PORTS] {
-        batch.add_set(set);
-    }
-    for chain in [&SOURCE, &INPUT, &FORWARD, &PUBLISH, &PUBLISH_LOCAL, &LEAVE] {
-        batch.add_empty_chain(chain);
-    }
-    let mut rule = |chain: &Chain, parts: &[&[Expression]]| batch.add_rule(chain, &parts.concat());
-
-    rule(
-        &SOURCE,
-        &[
-            &from_pod(),
-            &ipv4(),
-            &tenant_of_source(),
-            &[Expression::Accept],
-        ],
-    );
-    rule(&SOURCE, &[&from_pod(), &[Expression::Drop]]);
-    rule(
-        &SOURCE,
-        &[
-            &not_from_loopback(),
-            &ipv4(),
-            &from_network(config),
-            &[Expression::Drop],
-        ],
-    );
-
-    rule(&INPUT, &[&known_connection(), &[Expression::Accept]]);
-    rule(&INPUT, &[&from_pod(), &icmp(), &[Expression::Accept]]);
-    rule(&INPUT, &[&from_pod(), &[Expression::Drop]]);
-
-    rule(&FORWARD, &[&known_connection(), &[Expression::Accept]]);
-    rule(&FORWARD, &[&redirected(), &[Expression::Accept]]);
-    rule(
-        &FORWARD,
-        &[
-            &from_pod(),
-            &to_pod(),
-            &ipv4(),
-            &tenant_of_source(),
-            &to_member(),
-            &[Expression::Accept],
-        ],
-    );
-    rule(
-        &FORWARD,
-        &[&from_pod(), &not_to_pod(), &[Expression::Accept]],
-    );
-
-    for chain in [&PUBLISH, &PUBLISH_LOCAL] {
-        rule(chain, &[&ipv4(), &to_bound_port()]);
-        rule(
-            chain,
-            &[
-                &ipv4(),
-                &[Expression::DestinationIsLocal(Register(0))],
-                &to_port(),
-            ],
-        );
-    }
-
-    rule(
-        &LEAVE,
-        &[
-            &ipv4(),
-            &from_network(config),
-            &not_to_pod(),
-            &[Expression::Masquerade],
-        ],
-    );
-    let come_from_gateway = [
-        Expression::Constant(config.gateway.octets().to_vec(), Register(0)),
-        Expression::ComeFrom(Register(0)),
-    ];
-    rule(
-        &LEAVE,
-        &[
-            &ipv4(),
-            &from_network(config),
-            &redirected(),
-            &to_pod(),
-            &come_from_gateway,
-        ],
-    );
-}
-
-fn from_pod() -> [Expression; 2] {
-    [
-        Expression::Meta(Meta::InputName, Register(0)),
-        Expression::Equal(Register(0), LINK_PREFIX.into()),
-    ]
-}
-
-fn not_from_loopback() -> [Expression; 2] {
-    [
-        Expression::Meta(Meta::InputName, Register(0)),
-        Expression::Unequal(Register(0), name("lo").to_vec()),
-    ]
-}
-
-fn to_pod() -> [Expression; 2] {
-    [
-        Expression::Meta(Meta::OutputName, Register(0)),
-        Expression::Equal(Register(0), LINK_PREFIX.into()),
-    ]
-}
-
-fn not_to_pod() -> [Expression; 2] {
-    [
-        Expression::Meta(Meta::OutputName, Register(0)),
-        Expression::Unequal(Register(0), LINK_PREFIX.into()),
-    ]
-}
-
-/// Before any look at an IPv4 header: the table sees IPv6 as well.
-fn ipv4() -> [Expression; 2] {
-    [
-        Expression::Meta(Meta::NetworkProtocol, Register(0)),
-        Expression::Equal(Register(0), vec![IPV4]),
-    ]
-}
-
-fn icmp() -> [Expression; 2] {
-    /// IANA's protocol number.
-    const ICMP: u8 = 1;
-    [
-        Expression::Meta(Meta::TransportProtocol, Register(0)),
-        Expression::Equal(Register(0), vec![ICMP]),
-    ]
-}
-
-fn known_connection() -> [Expression; 2] {
-    [
-        Expression::Connection(Connection::State, Register(0)),
-        Expression::AnyOf(Register(0), state::ESTABLISHED | state::RELATED),
-    ]
-}
-
-fn redirected() -> [Expression; 2] {
-    [
-        Expression::Connection(Connection::Status, Register(0)),
-        Expression::AnyOf(Register(0), status::DESTINATION_TRANSLATED),
-    ]
-}
-
-/// Goes on if the link may use the source address; its tenant is then in registers 5–8.
-fn tenant_of_source() -> [Expression; 3] {
-    [
-        Expression::Meta(Meta::InputName, Register(0)),
-        Expression::Payload(Payload::Source, Register(4)),
-        Expression::Map(LINKS.name, Register(0), Register(5)),
-    ]
-}
-
-/// After [`tenant_of_source`]: goes on if the destination is of the same tenant.
-fn to_member() -> [Expression; 2] {
-    [
-        Expression::Payload(Payload::Destination, Register(9)),
-        Expression::In(MEMBERS.name, Register(5)),
-    ]
-}
-
-fn from_network(config: &NetworkConfig) -> [Expression; 3] {
-    let mask = u32::MAX
-        .checked_shl(32 - u32::from(config.prefix))
-        .unwrap_or(0);
-    // Masked as the bytes lie in the packet.
-    [
-        Expression::Payload(Payload::Source, Register(0)),
-        Expression::Masked(Register(0), mask.to_be_bytes()),
-        Expression::Equal(Register(0), config.pods.octets().to_vec()),
-    ]
-}
-
-fn to_bound_port() -> [Expression; 5] {
-    let [protocol, number] = protocol_and_port(Register(1), Register(2));
-    [
-        Expression::Payload(Payload::Destination, Register(0)),
-        protocol,
-        number,
-        Expression::Map(BOUND_PORTS.name, Register(0), Register(4)),
-        Expression::Redirect {
-            address: Register(4),
-            port: Register(5),
-        },
-    ]
-}
-
-fn to_port() -> [Expression; 4] {
-    let [protocol, number] = protocol_and_port(Register(0), Register(1));
-    [
-        protocol,
-        number,
-        Expression::Map(PORTS.name, Register(0), Register(4)),
-        Expression::Redirect {
-            address: Register(4),
-            port: Register(5),
-        },
-    ]
-}
-
-fn protocol_and_port(protocol: Register, port: Register) -> [Expression; 2] {
-    [
-        Expression::Meta(Meta::TransportProtocol, protocol),
-        Expression::Payload(Payload::DestinationPort, port),
-    ]
 }
