@@ -8,6 +8,7 @@
 //! Waiting is by what is seen, never by time: each wait has a deadline, so generous that passing it means "hung".
 
 pub mod archive;
+pub mod debian;
 pub mod docker;
 pub mod faults;
 pub mod images;

@@ -1,7 +1,7 @@
 //! What the cases drive: a Hearth node, or, to check the cases themselves, a dockerd.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::archive::Image;
@@ -222,10 +222,5 @@ impl Target {
     #[track_caller]
     pub fn busybox(&self) -> String {
         self.loaded("hearth-test/busybox:latest", || images::busybox().clone())
-    }
-
-    /// Another docker CLI for the same node: the distribution's own, if the tests have one.
-    pub fn debian_docker(&self, program: &Path) -> Docker {
-        self.docker.with_program(program)
     }
 }
