@@ -147,7 +147,7 @@ impl Entry {
         if gone {
             let hurry = run.hurry.is_cancelled();
             self.clients()
-                .retain(|client| !client.is_closed() && !(hurry && client.capacity() == 0));
+                .retain(|client| !(client.is_closed() || hurry && client.capacity() == 0));
         }
     }
 

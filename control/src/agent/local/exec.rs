@@ -8,7 +8,7 @@ use hearth_guest_protocol::{Reply, Request};
 use tokio::sync::mpsc;
 
 use super::entry::{INPUT_QUEUE, OUTPUT_QUEUE, Run, open_input};
-use super::guest::{Conversation, Guest};
+use super::guest::{Conversation, Guest, GuestError};
 use super::{plan, start_error};
 use crate::agent::{AgentError, Attached, ExecId, ExecSpec, ExecStatus, OutputChunk, Stream};
 use crate::state::ContainerId;
@@ -200,7 +200,10 @@ async fn forward_input(run: Arc<Run>, id: ExecId, mut from: mpsc::Receiver<Bytes
         while let Some(data) = from.recv().await {
             conversation.write(&data).await?;
         }
-        conversation.finish().await
+        conversation.finish().await?;
+        // Held until the guest lets go: a connection that just vanishes is no end of stdin.
+        let _ = conversation.next().await;
+        Ok::<_, GuestError>(())
     };
     if let Err(error) = carried.await {
         tracing::debug!(exec = &id[..12.min(id.len())], %error, "stdin");

@@ -28,5 +28,5 @@ pub fn cpus() -> usize {
 /// MemTotal, bytes.
 pub fn memory_bytes() -> u64 {
     let info = rustix::system::sysinfo();
-    u64::from(info.totalram).saturating_mul(u64::from(info.mem_unit))
+    info.totalram.saturating_mul(u64::from(info.mem_unit))
 }
