@@ -1,6 +1,12 @@
 //! Layers and archives come plain, in gzip or in zstd; their first bytes tell which.
 
-use std::io::{self, BufReader, Read};
+use std::{
+    io::{self, BufReader, Read},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use flate2::bufread::MultiGzDecoder;
 
@@ -42,18 +48,62 @@ impl Compression {
     }
 }
 
-/// Gives the plain bytes of `source`.
+/// How much larger plain bytes may be than the compressed ones that gave them, beyond [`FREE_BYTES`]. Gzip can't do more
+/// than about 1:1032; zstd can, with nothing but zeros, and that is no image.
+const MAX_RATIO: u64 = 1100;
+
+/// Plain bytes for which the ratio doesn't matter.
+const FREE_BYTES: u64 = 1 << 30;
+
+/// The plain bytes of an archive, of which there are no more than its compressed size can account for.
+pub(crate) struct Plain<'a> {
+    source: Box<dyn Read + Send + 'a>,
+    consumed: Arc<AtomicU64>,
+    produced: u64,
+}
+
+impl Plain<'_> {
+    /// Compressed bytes that were read so far.
+    pub(crate) fn consumed(&self) -> u64 {
+        self.consumed.load(Ordering::Relaxed)
+    }
+}
+
+impl Read for Plain<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.source.read(buffer)?;
+        self.produced += count as u64;
+        if is_bomb(self.consumed(), self.produced) {
+            return Err(io::Error::other(Error::TooLarge {
+                what: "the uncompressed archive".to_owned(),
+                limit: format!("{MAX_RATIO} times its compressed size"),
+            }));
+        }
+        Ok(count)
+    }
+}
+
+fn is_bomb(consumed: u64, produced: u64) -> bool {
+    produced > FREE_BYTES.saturating_add(consumed.saturating_mul(MAX_RATIO))
+}
+
+/// Gives the plain bytes of `source`; `what` names it for errors.
 pub(crate) fn decompress<'a>(
     source: impl Read + Send + 'a,
     what: &str,
-) -> Result<Box<dyn Read + Send + 'a>, Error> {
-    let mut source = BufReader::with_capacity(BUFFER_BYTES, source);
+) -> Result<Plain<'a>, Error> {
+    let consumed = Arc::new(AtomicU64::new(0));
+    let counted = Counted {
+        source,
+        consumed: consumed.clone(),
+    };
+    let mut source = BufReader::with_capacity(BUFFER_BYTES, counted);
     let mut start = Vec::new();
     let taken = (&mut source).take(MAGIC_BYTES).read_to_end(&mut start);
     taken.map_err(|err| Error::reading(what, err))?;
     let compression = Compression::detect(&start, what)?;
     let source = io::Cursor::new(start).chain(source);
-    Ok(match compression {
+    let source: Box<dyn Read + Send + 'a> = match compression {
         Compression::None => Box::new(source),
         Compression::Gzip => Box::new(Damage(MultiGzDecoder::new(source))),
         Compression::Zstd => {
@@ -64,7 +114,26 @@ pub(crate) fn decompress<'a>(
                 .map_err(Error::io("setting up the zstd decoder"))?;
             Box::new(Damage(decoder))
         }
+    };
+    Ok(Plain {
+        source,
+        consumed,
+        produced: 0,
     })
+}
+
+/// Counts the compressed bytes.
+struct Counted<R> {
+    source: R,
+    consumed: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.source.read(buffer)?;
+        self.consumed.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
 }
 
 /// Says of a decoder's errors that it's the data: zstd has no kind for them.
@@ -78,5 +147,18 @@ impl<R: Read> Read for Damage<R> {
             }
             _ => err,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_bytes_cant_ask_for_the_whole_disk() {
+        assert!(!is_bomb(0, FREE_BYTES));
+        assert!(is_bomb(0, FREE_BYTES + 1));
+        assert!(!is_bomb(1 << 30, 4 << 30));
+        assert!(is_bomb(1 << 20, 4 << 30));
     }
 }

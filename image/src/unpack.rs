@@ -7,14 +7,13 @@
 use std::{
     fs::File,
     io::{self, BufReader, Read},
-    sync::atomic::{AtomicU64, Ordering},
 };
 
 use sha2::{Digest as _, Sha256};
 
 use crate::{
     Digest, Error, ImageId,
-    compression::decompress,
+    compression::{Plain, decompress},
     erofs::{self, ContentWriter, WriteError},
     tar::{EntryKind, Reader, TarEntry, TarError},
     tree::{Attributes, Change, Kind, Tree},
@@ -22,12 +21,6 @@ use crate::{
 
 /// Uncompressed bytes of all layers together. A hundred times what large images have, and an end for bombs.
 const MAX_LAYER_BYTES: u64 = 1 << 40;
-
-/// How much larger a layer may be than its compressed form, beyond [`FREE_LAYER_BYTES`]. Gzip can't do more than about
-/// 1:1032; zstd can, with nothing but zeros, and that is no image.
-const MAX_RATIO: u64 = 1100;
-/// Uncompressed bytes of a layer for which the ratio doesn't matter.
-const FREE_LAYER_BYTES: u64 = 1 << 30;
 
 /// Uncompressed bytes between two reports of progress.
 const REPORT_BYTES: u64 = 2 << 20;
@@ -39,9 +32,12 @@ const BUFFER_BYTES: usize = 128 << 10;
 #[derive(Debug)]
 pub(crate) struct LayerFile {
     pub(crate) file: File,
+    /// Of the file as it is.
     pub(crate) size_bytes: u64,
     /// What its uncompressed bytes must hash to.
     pub(crate) diff_id: Digest,
+    /// The file was just found to hash to this. For a plain layer that is as good as hashing it once more.
+    pub(crate) verified: Option<Digest>,
 }
 
 /// Builds one image's root file system; used from a thread that may block.
@@ -75,23 +71,15 @@ impl Unpacker {
     ) -> Result<(), Error> {
         self.layers += 1;
         let what = format!("layer {}", layer.diff_id);
-        let position = AtomicU64::new(0);
-        let plain = decompress(
-            Counted {
-                source: &layer.file,
-                position: &position,
-            },
-            &what,
-        )?;
-        let ratio_limit = FREE_LAYER_BYTES.max(layer.size_bytes.saturating_mul(MAX_RATIO));
-        let limit = ratio_limit.min(MAX_LAYER_BYTES.saturating_sub(self.plain_bytes));
+        let plain = decompress(&layer.file, &what)?;
+        let known = layer.verified == Some(layer.diff_id);
         let hashed = Hashed {
             source: plain,
-            hasher: Sha256::new(),
+            hasher: (!known).then(Sha256::new),
             bytes: 0,
-            limit,
+            limit: MAX_LAYER_BYTES.saturating_sub(self.plain_bytes),
             next_report: REPORT_BYTES,
-            report: &mut || report(position.load(Ordering::Relaxed)),
+            report,
         };
         let mut reader = Reader::new(BufReader::with_capacity(BUFFER_BYTES, hashed));
         while let Some(entry) = reader.next().map_err(|err| tar_error(&what, err))? {
@@ -102,15 +90,14 @@ impl Unpacker {
         io::copy(&mut source, &mut io::sink()).map_err(|err| Error::reading(&what, err))?;
         let hashed = source.into_inner();
         self.plain_bytes += hashed.bytes;
-        let actual = Digest::finish(hashed.hasher);
-        if actual != layer.diff_id {
-            return Err(Error::DigestMismatch {
+        match hashed.hasher.map(Digest::finish) {
+            Some(actual) if actual != layer.diff_id => Err(Error::DigestMismatch {
                 what: "uncompressed layer".to_owned(),
                 expected: layer.diff_id.to_string(),
                 actual: actual.to_string(),
-            });
+            }),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn apply<R: Read>(
@@ -209,44 +196,32 @@ fn write_error(what: &str, err: WriteError) -> Error {
     }
 }
 
-/// Counts the compressed bytes that were read.
-struct Counted<'a, R> {
-    source: R,
-    position: &'a AtomicU64,
-}
-
-impl<R: Read> Read for Counted<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.source.read(buffer)?;
-        self.position.fetch_add(count as u64, Ordering::Relaxed);
-        Ok(count)
-    }
-}
-
-/// Hashes and counts what passes, and stops what passes a limit.
-struct Hashed<'a, R> {
-    source: R,
-    hasher: Sha256,
+/// Hashes and counts what passes, reports it, and stops what passes a limit.
+struct Hashed<'a> {
+    source: Plain<'a>,
+    hasher: Option<Sha256>,
     bytes: u64,
     limit: u64,
     next_report: u64,
-    report: &'a mut dyn FnMut() -> bool,
+    report: &'a mut dyn FnMut(u64) -> bool,
 }
 
-impl<R: Read> Read for Hashed<'_, R> {
+impl Read for Hashed<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.source.read(buffer)?;
-        self.hasher.update(&buffer[..count]);
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&buffer[..count]);
+        }
         self.bytes += count as u64;
         if self.bytes > self.limit {
             return Err(io::Error::other(Error::TooLarge {
-                what: "the uncompressed layer".to_owned(),
-                limit: format!("{} bytes (by its compressed size)", self.limit),
+                what: "the uncompressed image".to_owned(),
+                limit: format!("{} GiB", MAX_LAYER_BYTES >> 30),
             }));
         }
         if self.bytes >= self.next_report {
             self.next_report = self.bytes + REPORT_BYTES;
-            if !(self.report)() {
+            if !(self.report)(self.source.consumed()) {
                 return Err(io::Error::other(Error::Cancelled));
             }
         }

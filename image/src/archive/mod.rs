@@ -43,6 +43,8 @@ impl FoundLayer {
             file,
             size_bytes: self.size_bytes,
             diff_id,
+            // It was hashed while it was put aside.
+            verified: Some(self.digest),
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use oci_distribution::manifest::OciImageIndex;
+use oci_distribution::manifest::{ImageIndexEntry, OciImageIndex};
 
 use super::{
     FoundImage, FoundLayer,
@@ -25,7 +25,15 @@ pub(super) fn images(spool: &Spool, index: &[u8]) -> Result<Vec<FoundImage>, Err
     let index: OciImageIndex = serde_json::from_slice(index)
         .map_err(|err| Error::malformed("index.json of the image archive", err.to_string()))?;
     let mut images: Vec<FoundImage> = Vec::new();
-    for entry in &index.manifests {
+    let (ours, others): (Vec<_>, Vec<_>) = index
+        .manifests
+        .iter()
+        .partition(|entry| may_run_here(entry));
+    if ours.is_empty() && !others.is_empty() {
+        // Says what there is instead.
+        select_platform(&index, WHAT)?;
+    }
+    for entry in ours {
         let name = name(entry.annotations.as_ref());
         let digest: Digest = entry.digest.parse()?;
         // One image with several names has as many entries.
@@ -77,6 +85,13 @@ fn image(spool: &Spool, digest: &Digest, may_be_list: bool) -> Result<FoundImage
         config_json: spool::read(config, "a config")?,
         manifest_json: Some(json),
         layers,
+    })
+}
+
+/// Archives for several platforms are loaded as far as they are for this one.
+fn may_run_here(entry: &ImageIndexEntry) -> bool {
+    entry.platform.as_ref().is_none_or(|platform| {
+        platform.os.to_string() == "linux" && platform.architecture.to_string() == "amd64"
     })
 }
 

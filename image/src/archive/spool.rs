@@ -21,8 +21,7 @@ use crate::{
 /// Entries of an image archive: a few for each layer of each image.
 const MAX_ENTRIES: usize = 100_000;
 
-/// Bytes of an archive, uncompressed. It's bounded by the disk as well; this bounds what a few bytes of zstd can ask
-/// of it.
+/// Bytes of an archive, uncompressed, all its images together.
 const MAX_ARCHIVE_BYTES: u64 = 1 << 40;
 
 /// Bytes copied at once.

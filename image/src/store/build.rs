@@ -40,6 +40,12 @@ pub(super) struct Plan {
 pub(super) fn read_config(json: &[u8], reference: &str) -> Result<(ImageId, ImageConfig), Error> {
     let config: ImageConfig = serde_json::from_slice(json)
         .map_err(|err| Error::malformed(format!("config of {reference}"), err.to_string()))?;
+    if config.rootfs.kind != "layers" {
+        return Err(Error::malformed(
+            format!("config of {reference}"),
+            "it names no layers (rootfs of type \"layers\"), so it is no image's",
+        ));
+    }
     let runs_here = |value: &str, wanted| value.is_empty() || value == wanted;
     if !runs_here(&config.os, "linux") || !runs_here(&config.architecture, "amd64") {
         return Err(Error::UnsupportedPlatform {

@@ -213,7 +213,8 @@ impl Store {
         let _exclusive = claim.lock().await;
         let path = self.shared.layout.blob(&layer.digest);
         if let Ok(file) = File::open(&path) {
-            return ready(file, layer, None);
+            // What lay on the disk for a while is hashed again.
+            return ready(file, layer, None, None);
         }
         let layout = self.shared.layout.clone();
         let file = blocking(move || layout.temporary()).await?;
@@ -231,15 +232,24 @@ impl Store {
             let layout = self.shared.layout.clone();
             blocking(move || layout.keep(file, &path)).await?;
         }
-        ready(reader, layer, Some(short_id))
+        ready(reader, layer, Some(layer.digest), Some(short_id))
     }
 }
 
-fn ready(file: File, layer: &LayerRecord, short_id: Option<String>) -> Result<Ready, Error> {
-    let layer = LayerFile {
-        file,
-        size_bytes: layer.size_bytes,
-        diff_id: layer.diff_id,
-    };
-    Ok(Ready { layer, short_id })
+fn ready(
+    file: File,
+    layer: &LayerRecord,
+    verified: Option<Digest>,
+    short_id: Option<String>,
+) -> Result<Ready, Error> {
+    let (size_bytes, diff_id) = (layer.size_bytes, layer.diff_id);
+    Ok(Ready {
+        layer: LayerFile {
+            file,
+            size_bytes,
+            diff_id,
+            verified,
+        },
+        short_id,
+    })
 }
