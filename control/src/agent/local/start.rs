@@ -24,8 +24,6 @@ use crate::state::{Container, PortBinding};
 /// From the monitor's start to the main process's: a fraction of a second, on an emulated processor some; what takes longer than this
 /// doesn't come.
 const BOOT_PATIENCE: Duration = Duration::from_secs(60);
-/// `reboot=t`: a panic ends the microVM at once instead of leaving it standing.
-const COMMAND_LINE: &str = "panic=-1 reboot=t quiet loglevel=1";
 
 /// Boots the microVM and starts the main process; the rest of its life is [`pump::follow`]'s. Returns the monitor's pid.
 pub async fn start(
@@ -200,7 +198,7 @@ fn spawn(
         memory_mib: size.memory_mib,
         kernel: inheritance.add(kernel),
         initramfs: inheritance.add(initramfs),
-        command_line: COMMAND_LINE.into(),
+        command_line: String::new(),
         disks: vec![
             api::Disk {
                 file: inheritance.add(root),
