@@ -20,7 +20,6 @@ pub mod registry;
 pub mod side;
 pub mod target;
 pub mod terminal;
-pub mod unified;
 pub mod wire;
 
 use std::path::PathBuf;

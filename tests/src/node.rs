@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -105,10 +105,9 @@ impl Node {
         let configuration = dir.join("hearth.toml");
         fs::write(&configuration, identity.configuration(&setup.insecure))?;
 
-        let parts = crate::unified::Parts::of(&efi)?;
-        let accelerator = Accelerator::probe(&parts.kernel)?;
+        let accelerator = Accelerator::probe(&kernel_of(&efi)?)?;
         let boot = if setup.side {
-            side::boot(&parts, &dir)?
+            xtask::side::boot(&efi, &dir.join("side"), "serve", &[])?
         } else {
             Boot::Firmware(efi)
         };
@@ -353,6 +352,24 @@ impl Drop for Node {
             let _ = fs::remove_file(self.dir.join("disk"));
         }
     }
+}
+
+/// The kernel in the image (UAPI Group specification 5, section `.linux`), to see how QEMU can run it.
+fn kernel_of(efi: &Path) -> Result<PathBuf> {
+    let kernel = xtask::paths::project().join("target/e2e/linux");
+    let output = Command::new("objcopy")
+        .args(["-O", "binary", "--only-section=.linux"])
+        .arg(efi)
+        .arg(&kernel)
+        .output()
+        .context("running objcopy (package binutils)")?;
+    ensure!(
+        output.status.success(),
+        "objcopy finds no kernel in {}: {}",
+        efi.display(),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(kernel)
 }
 
 fn tail(dir: &Path) -> String {

@@ -1,23 +1,11 @@
 //! A look into a node that has no shell: `hearth-side`, beside the shipped init and never part of what ships.
 //!
-//! Such a node isn't started by firmware: QEMU starts the image's own kernel with the image's own initial RAM disk, to
-//! which one more archive is appended, and the kernel is told to start `hearth-side` first, which becomes the shipped
-//! init and leaves a child behind.
+//! Such a node isn't started by firmware: see [`xtask::side`].
 
-use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-
-use anyhow::{Context, Result};
-use xtask::cpio::Writer;
-use xtask::qemu::Boot;
 
 use crate::process::{HUNG, eventually};
-use crate::unified::Parts;
-
-/// Names the executable `hearth-side` to the tests.
-pub const SIDE: &str = "HEARTH_SIDE";
 
 /// The port it listens on, on the node.
 pub const PORT: u16 = 9;
@@ -74,28 +62,4 @@ impl Side {
         stream.read_to_string(&mut answer)?;
         Ok(answer)
     }
-}
-
-/// How a node with a side is started.
-pub(crate) fn boot(parts: &Parts, dir: &Path) -> Result<Boot> {
-    let executable = std::env::var_os(SIDE).map(PathBuf::from).with_context(|| {
-        format!("{SIDE} isn't set: run the end-to-end tests by `cargo xtask test`")
-    })?;
-    let program =
-        fs::read(&executable).with_context(|| format!("reading {}", executable.display()))?;
-    let mut initramfs = fs::read(&parts.initramfs)?;
-    // The kernel skips zeros between archives, and wants each to begin at a multiple of four
-    // (Documentation/driver-api/early-userspace/buffer-format.rst).
-    initramfs.resize(initramfs.len().next_multiple_of(4), 0);
-    let mut archive = Writer::new(&mut initramfs);
-    archive.directory("side", 0o755)?;
-    archive.file("side/init", 0o755, &program)?;
-    archive.finish()?;
-    let path = dir.join("initramfs");
-    fs::write(&path, initramfs)?;
-    Ok(Boot::Kernel {
-        kernel: parts.kernel.clone(),
-        initramfs: Some(path),
-        command_line: format!("{} rdinit=/side/init side=serve", parts.command_line),
-    })
 }

@@ -11,6 +11,9 @@ use crate::{image, paths, prerequisites, process};
 /// Names the image to the end-to-end tests.
 pub const EFI_VARIABLE: &str = "HEARTH_EFI";
 
+/// End-to-end cases at once: the node has two processors, and on a machine with many more cases would only wait for each other.
+const CASES_AT_ONCE: &str = "2";
+
 /// What test programs counted.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Count {
@@ -56,6 +59,7 @@ pub fn run(filter: Option<&str>) -> Result<()> {
     if let Some(filter) = filter {
         end_to_end.arg(filter);
     }
+    end_to_end.args(["--", "--test-threads", CASES_AT_ONCE]);
     end_to_end.env(EFI_VARIABLE, efi);
     if let Some(dir) = registry.parent() {
         let path = std::env::var_os("PATH").unwrap_or_default();
