@@ -49,6 +49,9 @@ const LINES: [u32; 18] = [
 const STACK: usize = 256 << 10;
 /// Descriptors beside those of vsock connections: what is inherited, made for KVM and devices, and the command socket's clients.
 const OTHER_DESCRIPTORS: u64 = 512;
+/// Threads that KVM starts in this process by itself when the guest first runs: the one that takes large pages apart on CPUs with the
+/// iTLB multihit bug.
+const KVM_THREADS: u64 = 1;
 /// What the console or stderr may be written to as regular files, bytes.
 const LOG_ROOM: u64 = 64 << 20;
 
@@ -171,7 +174,7 @@ impl Machine {
         let limits = Limits {
             descriptors: MOST_CONNECTIONS as u64 + OTHER_DESCRIPTORS,
             file_size: largest_disk.unwrap_or(0).max(LOG_ROOM),
-            threads: 1 + threads as u64,
+            threads: 1 + threads as u64 + KVM_THREADS,
         };
         jail::confine(&config.jail, &given.root, given.cgroup.as_ref(), &limits)?;
         Ok(Self {

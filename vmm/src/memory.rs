@@ -112,7 +112,7 @@ pub fn place_file(
             "the file is cut short",
         )));
     }
-    let mappable = offset % PAGE == 0 && at.raw_value() % PAGE == 0;
+    let mappable = offset.is_multiple_of(PAGE) && at.raw_value().is_multiple_of(PAGE);
     let whole = if mappable {
         bytes - bytes % PAGE as usize
     } else {

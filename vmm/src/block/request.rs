@@ -16,7 +16,7 @@ use crate::virtio::ring::Chain;
 /// Shown as the disk's serial number.
 const NAME: [u8; VIRTIO_BLK_ID_BYTES as usize] = *b"hearth\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 /// Zeros are written in pieces of this size where the file system can do no better.
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Why a request was not done; what the guest is told is in `status`.
 #[derive(Debug, thiserror::Error)]

@@ -8,11 +8,12 @@ const LONGEST: usize = 2048;
 /// For every guest:
 /// - `reboot=k`: by the keyboard controller's reset line, which is how a guest tells the monitor that it is done; `panic=-1`: a panic
 ///   ends it at once. `reboot(RB_AUTOBOOT)` is the way to end a microVM: there is nothing to power off.
-/// - `pci=off`, `i8042.*`: no probing for hardware that is never there.
+/// - `i8042.*`: no probing for hardware that is never there. (Words without a dot that the kernel does not know go to init as its
+///   environment, so there is no `pci=off` for a kernel without PCI.)
 /// - `no_timer_check`, `tsc=reliable`: no calibration against hardware that is not there either.
 /// - `io_delay=none`: each delay would be an exit.
 /// - `swiotlb=noforce`, `cryptomgr.notests`: memory and time for nothing.
-const ALWAYS: &str = "reboot=k panic=-1 pci=off i8042.noaux i8042.nomux i8042.dumbkbd i8042.nopnp \
+const ALWAYS: &str = "reboot=k panic=-1 i8042.noaux i8042.nomux i8042.dumbkbd i8042.nopnp \
                       no_timer_check tsc=reliable io_delay=none swiotlb=noforce cryptomgr.notests";
 /// Without a console: nothing is printed, and no UART looked for.
 const SILENT: &str = "quiet 8250.nr_uarts=0";

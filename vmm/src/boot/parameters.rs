@@ -118,7 +118,7 @@ pub(super) fn write(
     memory.write_obj(directory | PRESENT, PAGE_TABLES)?;
     memory.write_obj(pages | PRESENT, GuestAddress(directory))?;
     let entries: Vec<u8> = (0..ENTRIES)
-        .flat_map(|index| (index * LARGE_PAGE | LARGE).to_le_bytes())
+        .flat_map(|index| ((index * LARGE_PAGE) | LARGE).to_le_bytes())
         .collect();
     memory.write_slice(&entries, GuestAddress(pages))?;
     Ok(())

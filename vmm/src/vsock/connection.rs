@@ -296,7 +296,7 @@ impl Connection {
     }
 
     /// The guest has sent a packet for this connection.
-    pub(super) fn from_guest(&mut self, header: &Header, payload: &[u8], watcher: &Watcher) {
+    pub(super) fn hear(&mut self, header: &Header, payload: &[u8], watcher: &Watcher) {
         self.guest_buffer = header.buffer;
         self.guest_forwarded = Wrapping(header.forwarded);
         self.asking_for_credit = false;

@@ -131,7 +131,7 @@ impl Vsock {
         }
     }
 
-    fn from_guest(&mut self, header: &Header, payload: &[u8]) {
+    fn hear(&mut self, header: &Header, payload: &[u8]) {
         if header.src_cid != GUEST_CID || header.dst_cid != HOST_CID || header.kind != TYPE_STREAM {
             self.refuse(header);
             return;
@@ -147,7 +147,7 @@ impl Vsock {
         let port = header.dst_port;
         match self.connections.get_mut(&port) {
             Some(connection) if connection.guest_port() == Some(header.src_port) => {
-                connection.from_guest(header, payload, &self.watcher);
+                connection.hear(header, payload, &self.watcher);
                 self.settle(port);
             }
             _ => self.refuse(header),
@@ -174,7 +174,7 @@ impl Vsock {
                     payload.resize(data.len(), 0);
                     data.copy_to(payload.as_mut_slice());
                 }
-                self.from_guest(&header, &payload);
+                self.hear(&header, &payload);
             }
             rings.push(TRANSMIT, head, 0);
         }
