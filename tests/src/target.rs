@@ -36,6 +36,7 @@ pub struct Target {
     slow: Proxy,
     silent: Proxy,
     broken: Proxy,
+    unlisted: Proxy,
     /// A port that nothing listens on, and that the node may speak plain HTTP to.
     down_port: u16,
     /// The tags that have been loaded; held while one is being loaded, so that it's loaded once.
@@ -64,6 +65,7 @@ impl Target {
         let slow = proxy(Fault::Slow);
         let silent = proxy(Fault::Silent);
         let broken = proxy(Fault::Broken);
+        let unlisted = proxy(Fault::Drops { times: 0 });
         let down_port = crate::registry::free_port().expect("loopback has a free port");
         let cli = cli();
         let (kind, docker) = match std::env::var(REFERENCE) {
@@ -100,6 +102,7 @@ impl Target {
             slow,
             silent,
             broken,
+            unlisted,
             down_port,
             loaded: Mutex::default(),
         }
@@ -161,6 +164,11 @@ impl Target {
     /// A registry that answers everything with a server error.
     pub fn broken(&self) -> &Proxy {
         &self.broken
+    }
+
+    /// The registry, faultless, on a port that the node may not speak plain HTTP to.
+    pub fn unlisted(&self) -> &Proxy {
+        &self.unlisted
     }
 
     /// The port of a registry that is down.

@@ -72,6 +72,22 @@ fn a_registry_that_is_down_is_said_to_be() {
 }
 
 #[test]
+fn plain_http_is_spoken_to_named_registries_only() {
+    let (target, docker) = setup();
+    if !target.is_hearth() {
+        return; // dockerd takes all of loopback for safe.
+    }
+    target
+        .registry()
+        .push("plain-http", "latest", images::busybox(), Encoding::Gzip);
+    let reference = target.image_at(target.unlisted().port(), "plain-http");
+    let done = docker.run(&["pull", &reference]);
+    assert_eq!(done.code, Some(1), "{done:?}");
+    assert!(!done.stderr.trim().is_empty(), "{done:?}");
+    assert_eq!(listed(docker, &reference), "");
+}
+
+#[test]
 fn a_registry_that_fails_is_said_to() {
     let (target, docker) = setup();
     let reference = target.image_at(target.broken().port(), "thing");
