@@ -133,7 +133,6 @@ pub async fn start(mut call: Call, id: &str) -> Answer {
         } else {
             None
         },
-        ends_with_input: false,
         before: None,
         afterwards: Box::new(|_: Ending| {}),
     };

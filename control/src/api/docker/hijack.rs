@@ -43,8 +43,6 @@ pub(super) struct Manner {
     pub stderr: bool,
     /// Keys that end the conversation.
     pub detach_keys: Option<DetachKeys>,
-    /// The end of the client's input ends the conversation.
-    pub ends_with_input: bool,
     /// Output of before, shown first.
     pub before: Option<LogStream>,
     /// Run once the conversation has ended.
@@ -56,8 +54,8 @@ pub(super) struct Manner {
 pub(super) enum Ending {
     /// The process's output did.
     Output,
-    /// The client's input did, or the client went.
-    Input,
+    /// The client's connection did.
+    Gone,
     /// The client typed the detach keys.
     Detached,
 }
@@ -119,7 +117,6 @@ where
         stdout,
         stderr,
         detach_keys,
-        ends_with_input,
         before,
         afterwards,
     } = manner;
@@ -136,8 +133,8 @@ where
         tokio::select! {
             sent = &mut talk => end_of_output(sent),
             heard = &mut listen => match heard {
-                Heard::End if !ends_with_input => end_of_output(talk.await),
-                Heard::End | Heard::Gone => Ending::Input,
+                Heard::End => end_of_output(talk.await),
+                Heard::Gone => Ending::Gone,
                 Heard::DetachKeys => Ending::Detached,
             },
         }
@@ -161,7 +158,7 @@ fn end_of_output(sent: io::Result<()>) -> Ending {
         Ok(()) => Ending::Output,
         Err(error) => {
             debug!(%error, "an attached client has gone");
-            Ending::Input
+            Ending::Gone
         }
     }
 }
@@ -256,7 +253,7 @@ mod tests {
         task: JoinHandle<()>,
     }
 
-    fn talk(tty: bool, ends_with_input: bool) -> Talk {
+    fn talk(tty: bool) -> Talk {
         let (client, server) = tokio::io::duplex(1 << 16);
         let (output, output_end) = mpsc::channel(8);
         let (input_end, input) = mpsc::channel(8);
@@ -267,7 +264,6 @@ mod tests {
             stdout: true,
             stderr: true,
             detach_keys: tty.then(|| DetachKeys::parse(None).unwrap()),
-            ends_with_input,
             before: None,
             afterwards: Box::new(move |ending| *told.lock().unwrap() = Some(ending)),
         };
@@ -295,7 +291,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_half_close_ends_stdin_and_output_still_comes() {
-        let mut t = talk(false, false);
+        let mut t = talk(false);
         t.client.write_all(b"hello").await.unwrap();
         t.client.shutdown().await.unwrap();
         assert_eq!(t.input.recv().await.unwrap(), "hello");
@@ -311,7 +307,7 @@ mod tests {
 
     #[tokio::test]
     async fn detach_keys_end_the_conversation_and_not_the_process() {
-        let mut t = talk(true, false);
+        let mut t = talk(true);
         t.client.write_all(b"ls\n\x10\x11").await.unwrap();
         let mut seen = Vec::new();
         t.client.read_to_end(&mut seen).await.unwrap();
@@ -323,19 +319,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_docker_ends_with_the_input_so_do_we() {
-        let mut t = talk(false, true);
-        t.client.shutdown().await.unwrap();
-        let mut seen = Vec::new();
-        t.client.read_to_end(&mut seen).await.unwrap();
-        drop(t.client);
-        t.task.await.unwrap();
-        assert_eq!(*t.ending.lock().unwrap(), Some(Ending::Input));
-    }
-
-    #[tokio::test]
     async fn input_after_the_process_closed_its_stdin_does_not_stop_its_output() {
-        let mut t = talk(false, false);
+        let mut t = talk(false);
         drop(t.input);
         t.client.write_all(&[b'x'; 5000]).await.unwrap();
         t.output

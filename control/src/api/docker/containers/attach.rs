@@ -55,8 +55,6 @@ pub async fn attach(call: Call, name: &str) -> Answer {
         stdout,
         stderr,
         detach_keys: (tty && stdin).then_some(keys),
-        // docker's rule: a client that sends stdin to a process whose stdin outlives it is done when its input is.
-        ends_with_input: stdin && !(container.spec.stdin_once && !tty),
         before,
         afterwards: Box::new(move |ending| {
             if ending == Ending::Detached {

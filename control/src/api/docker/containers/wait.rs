@@ -24,7 +24,7 @@ pub fn wait(call: &Call, name: &str) -> Answer {
     let exit = call.controller().wait(&container.id, condition);
     let body = stream::once(async move {
         Ok(answer::line(&match exit.await {
-            Ok(exit) => json!({ "StatusCode": exit.code }),
+            Ok(exit) => json!({ "StatusCode": exit.code, "Error": null }),
             Err(error) => json!({ "StatusCode": -1, "Error": { "Message": error.to_string() } }),
         }))
     });
