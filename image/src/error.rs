@@ -72,7 +72,7 @@ pub enum Error {
     },
     /// Bytes are not those that were promised.
     #[error(
-        "{what}: digest mismatch, expected {expected} but got {actual}: the content was damaged or tampered with; nothing of it was kept"
+        "{what}: verification failed, expected digest {expected} but got {actual}: the content was damaged or tampered with on its way; nothing of it was kept"
     )]
     DigestMismatch {
         /// Manifest, config, layer ...
