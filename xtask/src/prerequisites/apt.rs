@@ -93,12 +93,21 @@ pub enum Origin {
     Backports,
 }
 
+/// The root of packages that were unpacked before.
+pub fn unpacked(set: &str) -> Result<Option<PathBuf>> {
+    let root = root(set)?;
+    Ok(root.exists().then_some(root))
+}
+
+fn root(set: &str) -> Result<PathBuf> {
+    Ok(paths::cache()?
+        .join("packages")
+        .join(format!("{}-{set}", codename()?)))
+}
+
 /// Packages unpacked under one root in the cache. Nothing is fetched if they are there already.
 pub fn unpack(set: &str, origin: Origin, packages: &[&str]) -> Result<PathBuf> {
-    let codename = codename()?;
-    let root = paths::cache()?
-        .join("packages")
-        .join(format!("{codename}-{set}"));
+    let root = root(set)?;
     if root.exists() {
         return Ok(root);
     }
@@ -107,9 +116,7 @@ pub fn unpack(set: &str, origin: Origin, packages: &[&str]) -> Result<PathBuf> {
         packages.join(", "),
         root.display()
     );
-    let work = paths::cache()?
-        .join("packages")
-        .join(format!("{codename}-{set}-fresh"));
+    let work = root.with_extension("fresh");
     if work.exists() {
         fs::remove_dir_all(&work)?;
     }
@@ -118,7 +125,7 @@ pub fn unpack(set: &str, origin: Origin, packages: &[&str]) -> Result<PathBuf> {
     fs::create_dir_all(&unpacked)?;
     let options = match origin {
         Origin::Release => Vec::new(),
-        Origin::Backports => backports(&work, &codename)?,
+        Origin::Backports => backports(&work, &codename()?)?,
     };
     process::capture(
         Command::new("apt-get")

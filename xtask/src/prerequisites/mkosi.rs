@@ -11,6 +11,9 @@ use crate::process;
 /// The first version that writes unified kernel images the way our configuration asks.
 const OLDEST: u32 = 24;
 
+/// What the packages unpacked in the cache are called there.
+const SET: &str = "mkosi";
+
 /// Directories that mkosi and what it starts look for programs in. The user's own `PATH` may name a Python that lacks the
 /// distribution's modules.
 const SYSTEM_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
@@ -28,8 +31,15 @@ pub struct Mkosi {
 }
 
 impl Mkosi {
-    /// The machine's own, if it is new enough and has what it needs beside it.
-    pub fn find() -> Option<Self> {
+    /// The machine's own, if it is new enough and has what it needs beside it, or the one unpacked before.
+    pub fn find() -> Result<Option<Self>> {
+        if let Some(own) = Self::own() {
+            return Ok(Some(own));
+        }
+        apt::unpacked(SET)?.map(Self::at).transpose()
+    }
+
+    fn own() -> Option<Self> {
         let program = process::find("mkosi")?;
         let version = version(Command::new(&program).arg("--version"))
             .filter(|version| *version >= OLDEST)?;
@@ -56,9 +66,13 @@ impl Mkosi {
     /// From the backports, unpacked in the cache: its systemd would otherwise replace the machine's.
     pub fn unpack() -> Result<Self> {
         let packages = ["mkosi", "systemd", "systemd-boot-efi"];
-        let root = apt::unpack("mkosi", Origin::Backports, &packages).context(
+        let root = apt::unpack(SET, Origin::Backports, &packages).context(
             "mkosi 24 or later is in no release or backports that this machine's apt knows",
         )?;
+        Self::at(root)
+    }
+
+    fn at(root: PathBuf) -> Result<Self> {
         let stub =
             stub(&root).with_context(|| format!("no EFI stub in {}: delete it", root.display()))?;
         let mut mkosi = Self {

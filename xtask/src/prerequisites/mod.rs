@@ -127,7 +127,7 @@ pub fn ensure() -> Result<Prerequisites> {
     let missing: Vec<&Need> = NEEDS.iter().filter(|need| !(need.present)()).collect();
     let source = find_source();
     let docker = program("docker");
-    let mkosi = Mkosi::find();
+    let mkosi = Mkosi::find()?;
     if !missing.is_empty() || source.is_none() || !docker || mkosi.is_none() {
         let mut names: Vec<&str> = missing.iter().map(|need| need.what).collect();
         names.extend((!docker).then_some(DOCKER));
@@ -163,7 +163,7 @@ pub fn ensure() -> Result<Prerequisites> {
         Some(source) => source,
         None => backported_source()?,
     };
-    let mkosi = match Mkosi::find() {
+    let mkosi = match Mkosi::find()? {
         Some(mkosi) => mkosi,
         None => Mkosi::unpack()?,
     };
