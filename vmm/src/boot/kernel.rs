@@ -98,6 +98,9 @@ pub(super) fn load(memory: &GuestMemory, file: &File) -> Result<Kernel, Error> {
 
 fn read<T: ByteValued>(file: &File, at: u64) -> Result<T, Error> {
     let mut value = T::zeroed();
+    if i64::try_from(at).is_err() {
+        return Err(Error::NotAKernel("cut short"));
+    }
     match file.read_exact_at(value.as_mut_slice(), at) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
             Err(Error::NotAKernel("cut short"))

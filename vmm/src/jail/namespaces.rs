@@ -61,7 +61,7 @@ fn children_of_root(table: &[u8]) -> Vec<PathBuf> {
         .clone()
         .filter(|(_, _, place)| *place == b"/")
         .map(|(id, _, _)| id)
-        .last();
+        .next_back();
     let children = lines.filter(|(id, parent, _)| Some(*parent) == root && id != parent);
     let mut places: Vec<_> = children
         .map(|(_, _, place)| PathBuf::from(std::ffi::OsString::from_vec(unescape(place))))
