@@ -12,6 +12,15 @@
 //! # }
 //! ```
 //!
+//! What happens to an image on its way:
+//!
+//! ```text
+//! registry  (pull)  ─┐ layers, verified,   ┌ compression → tar → tree   names and attributes, merged in memory
+//!                    ├─────────────────────┤ unpack
+//! archive   (load)  ─┘ lowest first        └ erofs                      contents, written where they will stay
+//!                                            store                      lists it when everything is on the disk
+//! ```
+//!
 //! This crate knows nothing of VMs, clusters or names: an image is its config's digest here, and who calls it what
 //! is the caller's state. It never unpacks a stranger's files onto the host's file system: layers are merged in
 //! memory as metadata, and contents go from the layer's bytes straight into the image file.

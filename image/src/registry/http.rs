@@ -1,6 +1,6 @@
 //! Requests, and what their failures mean.
 
-use std::{error::Error as _, sync::Arc, time::Duration};
+use std::{error::Error as _, net::IpAddr, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use reqwest::{
@@ -10,7 +10,10 @@ use reqwest::{
 use serde::Deserialize;
 use tokio::sync::Mutex;
 
-use super::auth::{Authorization, Challenge};
+use super::{
+    auth::{Authorization, Challenge},
+    names::Resolver,
+};
 use crate::{Credentials, Error, ImageRef};
 
 /// Until a TCP and TLS connection stands. Retransmissions of a lost SYN get three tries.
@@ -50,6 +53,7 @@ impl Registry {
         reference: &ImageRef,
         credentials: &Credentials,
         insecure_registries: &[String],
+        dns_servers: &[IpAddr],
     ) -> Result<Self, Error> {
         let name = reference.registry();
         let insecure = insecure_registries.iter().any(|registry| registry == name);
@@ -63,6 +67,7 @@ impl Registry {
             // Neither a redirect nor a token service may lead a secure registry's pull into the clear.
             .https_only(!insecure)
             .no_proxy()
+            .dns_resolver(Resolver::new(dns_servers))
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(IDLE_TIMEOUT)
             .user_agent(concat!("hearth/", env!("CARGO_PKG_VERSION")))

@@ -8,7 +8,9 @@
 mod auth;
 mod blob;
 mod http;
+mod login;
 mod manifest;
+mod names;
 
 pub(crate) use blob::Fetch;
 pub(crate) use http::Registry;

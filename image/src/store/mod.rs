@@ -15,6 +15,7 @@ mod remove;
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
 };
@@ -35,6 +36,8 @@ const WAITING_EVENTS: usize = 64;
 pub struct StoreOptions {
     /// Registries (`host:port`, as in references) that are spoken to without TLS.
     pub insecure_registries: Vec<String>,
+    /// Whom to ask for registries' addresses; if empty, those of `/etc/resolv.conf`.
+    pub dns_servers: Vec<IpAddr>,
     /// Layers fetched at the same time, at least 1.
     pub parallel_layers: usize,
     /// Whether layers stay beside the root file system made of them; turn it off where the store is in memory.
@@ -45,6 +48,7 @@ impl Default for StoreOptions {
     fn default() -> Self {
         Self {
             insecure_registries: Vec::new(),
+            dns_servers: Vec::new(),
             parallel_layers: DEFAULT_PARALLEL_LAYERS,
             keep_layers: true,
         }

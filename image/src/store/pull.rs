@@ -6,7 +6,7 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::mpsc::{self, Sender};
 
 use super::{
-    Store, WAITING_EVENTS,
+    Store, StoreOptions, WAITING_EVENTS,
     build::{self, Plan, Ready, Words, blocking},
     record::LayerRecord,
     remove,
@@ -36,6 +36,16 @@ impl Store {
         .await
     }
 
+    /// Asks a registry (`host[:port]`) whether it takes these credentials; keeps nothing.
+    pub async fn login(&self, registry: &str, credentials: &Credentials) -> Result<(), Error> {
+        // The repository matters to token services only, which give a token for one that may not exist.
+        let reference: ImageRef = format!("{registry}/login").parse()?;
+        let insecure = &self.shared.options.insecure_registries;
+        Registry::connect(&reference, credentials, insecure)?
+            .login()
+            .await
+    }
+
     async fn pull_telling(
         &self,
         reference: &ImageRef,
@@ -54,8 +64,12 @@ impl Store {
         let repository = reference.repository().to_owned();
         tell(Progress::PullingFrom { repository, id }).await;
 
-        let insecure = &self.shared.options.insecure_registries;
-        let registry = Registry::connect(reference, auth, insecure)?;
+        let StoreOptions {
+            insecure_registries,
+            dns_servers,
+            ..
+        } = &self.shared.options;
+        let registry = Registry::connect(reference, auth, insecure_registries, dns_servers)?;
         let resolved = registry.resolve().await?;
         let image_claim = self.shared.claims.claim(&resolved.config);
         let _building = image_claim.lock().await;
