@@ -236,7 +236,6 @@ impl Agent for LocalAgent {
             self.local.paths.container(&container.id),
         );
         blocking("making the container's writable layer", move || {
-            std::fs::create_dir_all(&dir)?;
             layer::layer(&template, &dir).map(drop)
         })
         .await
@@ -445,3 +444,6 @@ fn now_ns() -> u64 {
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_nanos() as u64)
 }
+
+#[cfg(test)]
+mod tests;
