@@ -40,8 +40,9 @@ impl Store {
     pub async fn login(&self, registry: &str, credentials: &Credentials) -> Result<(), Error> {
         // The repository matters to token services only, which give a token for one that may not exist.
         let reference: ImageRef = format!("{registry}/login").parse()?;
-        let insecure = &self.shared.options.insecure_registries;
-        Registry::connect(&reference, credentials, insecure)?
+        let options = &self.shared.options;
+        let (insecure, dns) = (&options.insecure_registries, &options.dns_servers);
+        Registry::connect(&reference, credentials, insecure, dns)?
             .login()
             .await
     }
