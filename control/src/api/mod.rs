@@ -114,6 +114,7 @@ async fn connection(
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(HEAD_MAX)
         .max_headers(HEADER_FIELDS_MAX)
+        .title_case_headers(true)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades()
         .await;

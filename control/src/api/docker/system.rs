@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 
 use bollard_stubs::models::{
-    AuthConfig, PluginsInfo, Runtime, SystemInfo, SystemInfoCgroupDriverEnum,
-    SystemInfoCgroupVersionEnum, SystemVersion, SystemVersionComponents, SystemVersionPlatform,
+    PluginsInfo, Runtime, SystemInfo, SystemInfoCgroupDriverEnum, SystemInfoCgroupVersionEnum,
+    SystemVersion, SystemVersionComponents, SystemVersionPlatform,
 };
+use hearth_image::Credentials;
 use hyper::header::{CACHE_CONTROL, HeaderValue, PRAGMA};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::answer::{self, Answer, Response};
@@ -209,16 +211,48 @@ fn registries(insecure: &[String]) -> Value {
     json!({ "InsecureRegistryCIDRs": [], "IndexConfigs": indexes, "Mirrors": [] })
 }
 
-/// `POST /auth`: refused, since nobody has asked the registry. Clients keep what they are told here and send it with each pull.
+/// `POST /auth`: succeeds where the registry itself has taken the credentials. Clients keep them, and send them with each pull.
 pub async fn auth(mut call: Call) -> Answer {
-    let asked: AuthConfig = call.json().await?;
-    let registry = asked
-        .serveraddress
-        .filter(|address| !address.is_empty())
-        .unwrap_or_else(|| INDEX_SERVER.to_owned());
-    Err(ApiError::unsupported(format!(
-        "verifying a login to {registry} is (put the credentials into the client's config.json instead: pulls use them); it is"
-    )))
+    let asked: Login = call.json().await?;
+    let registry = registry_of(asked.serveraddress.as_deref().unwrap_or_default());
+    let credentials = match asked.identitytoken.filter(|token| !token.is_empty()) {
+        Some(token) => Credentials::IdentityToken(token),
+        None => Credentials::Basic {
+            username: asked.username.unwrap_or_default(),
+            password: asked.password.unwrap_or_default(),
+        },
+    };
+    match call
+        .controller()
+        .images()
+        .login(&registry, &credentials)
+        .await
+    {
+        Ok(()) => answer::ok(&json!({ "Status": "Login Succeeded", "IdentityToken": "" })),
+        Err(hearth_image::Error::Unauthorized { reason, .. }) => Err(ApiError::unauthorized(
+            format!("login to {registry} refused: {reason}"),
+        )),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What `docker login` sends.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Login {
+    username: Option<String>,
+    password: Option<String>,
+    serveraddress: Option<String>,
+    identitytoken: Option<String>,
+}
+
+/// The registry that an address means; none is docker's own, whose address is one of old.
+fn registry_of(address: &str) -> String {
+    let bare = address.split_once("://").map_or(address, |(_, rest)| rest);
+    match bare.split('/').next().unwrap_or_default() {
+        "" | "index.docker.io" | "registry-1.docker.io" => "docker.io".to_owned(),
+        host => host.to_owned(),
+    }
 }
 
 /// `GET /plugins`.
@@ -244,4 +278,21 @@ pub async fn disk_usage(call: &Call) -> Answer {
         "BuildCache": [],
         "BuilderSize": 0,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_registries_are_read_in_each_form() {
+        for (address, registry) in [
+            ("", "docker.io"),
+            ("https://index.docker.io/v1/", "docker.io"),
+            ("https://registry.example:5000", "registry.example:5000"),
+            ("registry.example/v2/", "registry.example"),
+        ] {
+            assert_eq!(registry_of(address), registry);
+        }
+    }
 }
