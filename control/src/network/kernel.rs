@@ -10,6 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::io::Errno;
 
 use super::Error;
+use super::connections::{Connections, Tracking};
 use super::firewall::{Change, LINKS, Member, Pod, TABLE};
 use super::nftables::{Batch, Nftables};
 use super::route::Routes;
@@ -30,6 +31,8 @@ pub trait Kernel: Send + Sync {
     fn lead(&self, link: &str, mtu: u16, address: Ipv4Addr, source: Ipv4Addr) -> Result<(), Error>;
     /// Change the rules: all of the changes at once or none.
     fn change(&self, changes: &[Change]) -> Result<(), Error>;
+    /// Forget connections: packets of theirs that still come begin anew, under the rules as they are then.
+    fn forget(&self, connections: &[Connections]) -> Result<(), Error>;
     /// The pods that the rules know, from this process or an earlier one.
     fn pods(&self) -> Result<Vec<Pod>, Error>;
 }
@@ -41,6 +44,8 @@ pub struct Linux {
     routes: Mutex<Routes>,
     /// As `routes`.
     nftables: Mutex<Nftables>,
+    /// As `routes`.
+    tracking: Mutex<Tracking>,
 }
 
 impl Linux {
@@ -51,6 +56,9 @@ impl Linux {
                 Routes::open().map_err(failed("opening a socket to the routing tables"))?,
             ),
             nftables: Mutex::new(Nftables::open().map_err(failed("opening a socket to nftables"))?),
+            tracking: Mutex::new(
+                Tracking::open().map_err(failed("opening a socket to connection tracking"))?,
+            ),
         })
     }
 
@@ -110,6 +118,13 @@ impl Kernel for Linux {
             doing: format!("changing the rules for packets ({})", e.subject),
             source: e.errno.into(),
         })
+    }
+
+    fn forget(&self, connections: &[Connections]) -> Result<(), Error> {
+        let mut tracking = self.tracking.lock().unwrap_or_else(PoisonError::into_inner);
+        tracking
+            .forget(connections)
+            .map_err(failed("forgetting connections"))
     }
 
     fn pods(&self) -> Result<Vec<Pod>, Error> {

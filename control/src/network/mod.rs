@@ -11,6 +11,7 @@
 //! What the kernel has been told survives this process: links live as long as their monitors, rules until the node
 //! stops.
 
+mod connections;
 mod expression;
 mod firewall;
 mod kernel;
@@ -21,7 +22,7 @@ mod route;
 mod tests;
 mod tun;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
@@ -29,10 +30,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sha2::{Digest, Sha256};
 
+pub use self::connections::Connections;
 pub use self::firewall::{Change, Pod};
 use self::firewall::{LINK_PREFIX, Member, TenantKey};
 pub use self::kernel::{Kernel, Linux};
-use crate::state::PortBinding;
+use crate::state::{PortBinding, Protocol};
 
 /// Bytes of the largest IP packet of a pod. Ethernet's own, so that what a pod sends needs no fragments on an ordinary uplink; within
 /// a node larger TCP segments travel whole through the TUN queue's offloads, so a larger MTU would win little.
@@ -125,6 +127,8 @@ struct Inner {
     gateway: Ipv4Addr,
     /// The pods that the rules know, by link. Held over a change of the rules, so that both agree.
     pods: Mutex<HashMap<String, Pod>>,
+    /// What this process has published last. Held over the change, as `pods`.
+    published: Mutex<Vec<Published>>,
 }
 
 impl Network {
@@ -153,6 +157,7 @@ impl Network {
                 kernel,
                 gateway: config.gateway,
                 pods: Mutex::new(pods),
+                published: Mutex::default(),
             }),
         })
     }
@@ -179,37 +184,77 @@ impl Network {
         self.admit(link_name(pod), tenant, address)
     }
 
-    /// Remove a pod's rules; its link goes with its monitor. Of a pod that is not there: nothing to do, no error.
+    /// Remove a pod's rules, and forget its connections; its link goes with its monitor. Of a pod that is not there: nothing to do, no
+    /// error.
     pub fn detach(&self, pod: &str) -> Result<(), Error> {
         let link = link_name(pod);
         let mut pods = self.pods();
-        if let Some(pod) = pods.get(&link) {
-            self.inner.kernel.change(&[Change::Expel(pod.clone())])?;
-            pods.remove(&link);
-        }
-        Ok(())
+        let Some(pod) = pods.get(&link) else {
+            return Ok(());
+        };
+        let address = pod.address();
+        self.inner.kernel.change(&[Change::Expel(pod.clone())])?;
+        pods.remove(&link);
+        drop(pods);
+        // The next pod with this address is a stranger to them.
+        self.inner
+            .kernel
+            .forget(&[Connections::From(address), Connections::To(address)])
     }
 
-    /// Make exactly these ports lead to pods, at once for all. Connections that are established stay.
+    /// Whether a port can be published at all; [`Network::publish`] leaves out those that can't.
+    pub fn check(binding: &PortBinding) -> Result<(), Error> {
+        match binding.host_ip {
+            Some(address @ IpAddr::V6(_)) => Err(Error::Ipv6Binding {
+                address,
+                port: binding.host_port,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Make exactly these ports lead to pods, at once for all. Connections that are established by ports that stay, stay.
+    ///
+    /// What can't be published is left out and told as an error; the rest is then in force.
     pub fn publish(&self, ports: &[Published]) -> Result<(), Error> {
-        for (n, published) in ports.iter().enumerate() {
+        let mut wanted: Vec<Published> = Vec::with_capacity(ports.len());
+        let mut places = HashSet::with_capacity(ports.len());
+        let mut left_out = None;
+        for published in ports {
             let binding = &published.binding;
-            if let Some(address @ IpAddr::V6(_)) = binding.host_ip {
-                return Err(Error::Ipv6Binding {
-                    address,
-                    port: binding.host_port,
-                });
-            }
-            if ports[..n]
-                .iter()
-                .any(|other| same_place(&other.binding, binding))
-            {
-                return Err(Error::PublishedTwice {
-                    port: binding.host_port,
-                });
+            match Self::check(binding) {
+                Err(error) => left_out = Some(error),
+                Ok(()) if !places.insert(place(binding)) => {
+                    left_out = Some(Error::PublishedTwice {
+                        port: binding.host_port,
+                    });
+                }
+                Ok(()) => wanted.push(published.clone()),
             }
         }
-        self.inner.kernel.change(&[Change::Publish(ports.to_vec())])
+        wanted.sort();
+        let mut before = self
+            .inner
+            .published
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        self.inner
+            .kernel
+            .change(&[Change::Publish(wanted.clone())])?;
+        // After the change: what is forgotten earlier comes again under the old rules.
+        let removed = before
+            .iter()
+            .filter(|old| wanted.binary_search(old).is_err())
+            .cloned()
+            .map(Connections::Led);
+        let added = wanted
+            .iter()
+            .filter(|new| before.binary_search(new).is_err());
+        let stray = added.map(|new| Connections::Stray(new.binding.clone()));
+        let forgotten: Vec<Connections> = removed.chain(stray).collect();
+        *before = wanted;
+        self.inner.kernel.forget(&forgotten)?;
+        left_out.map_or(Ok(()), Err)
     }
 
     fn admit(&self, link: String, tenant: &str, address: Ipv4Addr) -> Result<(), Error> {
@@ -245,10 +290,13 @@ impl Network {
     }
 }
 
-/// Two bindings that one packet could match alike.
-fn same_place(a: &PortBinding, b: &PortBinding) -> bool {
-    let address = |binding: &PortBinding| binding.host_ip.filter(|ip| !ip.is_unspecified());
-    a.protocol == b.protocol && a.host_port == b.host_port && address(a) == address(b)
+/// Bindings with the same one match the same packets.
+fn place(binding: &PortBinding) -> (Option<IpAddr>, Protocol, u16) {
+    (
+        binding.host_ip.filter(|ip| !ip.is_unspecified()),
+        binding.protocol,
+        binding.host_port,
+    )
 }
 
 /// The same for the same pod, in every process.

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::super::Published;
+use super::super::connections::number;
 use super::super::nftables::Element;
-use crate::state::Protocol;
 
 /// The address of the node that a port is published on, where it isn't all of them.
 fn specific(published: &Published) -> Option<Ipv4Addr> {
@@ -24,16 +24,9 @@ pub(super) fn elements(ports: &[Published]) -> (Vec<Element>, Vec<Element>) {
 }
 
 fn element(published: &Published) -> Element {
-    /// IANA's protocol numbers.
-    const TCP: u8 = 6;
-    const UDP: u8 = 17;
     let binding = &published.binding;
-    let protocol = match binding.protocol {
-        Protocol::Tcp => TCP,
-        Protocol::Udp => UDP,
-    };
     let mut key = specific(published).map_or_else(Vec::new, |address| address.octets().to_vec());
-    key.extend([protocol, 0, 0, 0]);
+    key.extend([number(binding.protocol), 0, 0, 0]);
     key.extend(port(binding.host_port));
     Element {
         key,

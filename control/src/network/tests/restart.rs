@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use super::super::{Change, Error, Pod};
+use super::super::{Change, Connections, Error, Pod};
 use super::packet::Packet;
 use super::*;
 
@@ -91,6 +91,24 @@ fn a_pod_is_forgotten_with_its_address_and_its_tenant() {
     });
 }
 
+#[test]
+fn a_connection_of_a_pod_that_is_gone_does_not_reach_the_next_with_its_address() {
+    on_a_node(|node| {
+        let old = node.pod("old", "a", WEB);
+        old.send(&Packet::udp((WEB, 4000), (CLIENT, 53), "question"));
+        let seen = node.world.next();
+        drop(old);
+        node.network.detach("old").unwrap();
+        let new = node.pod("new", "b", WEB);
+        node.network
+            .publish(&[published(None, 53, Protocol::Udp, WEB, 53)])
+            .unwrap();
+        let wrong = seen.reply("for the old pod");
+        let right = Packet::udp((CLIENT, 2), (NODE, 53), "for the new pod");
+        node.only_the_second_arrives(&node.world, &wrong, &node.world, &right, &new);
+    });
+}
+
 /// Counts, and does nothing.
 #[derive(Default, Clone)]
 struct Ledger(Arc<Mutex<Vec<String>>>);
@@ -126,6 +144,9 @@ impl Kernel for Ledger {
             Change::Publish(ports) => format!("publish {}", ports.len()),
         });
         self.note(words.collect::<Vec<_>>().join(", "))
+    }
+    fn forget(&self, connections: &[Connections]) -> Result<(), Error> {
+        self.note(format!("forget {}", connections.len()))
     }
     fn pods(&self) -> Result<Vec<Pod>, Error> {
         Ok(Vec::new())
@@ -163,7 +184,7 @@ fn the_rules_stand_before_anything_is_forwarded_or_linked() {
     );
     network.detach("web").unwrap();
     network.detach("web").unwrap();
-    assert_eq!(ledger.take(), ["expel 10.88.0.2"]);
+    assert_eq!(ledger.take(), ["expel 10.88.0.2", "forget 2"]);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What must get through.
 
+use super::super::Error;
 use super::packet::{Content, ECHO_REPLY, Packet, SYN, SYN_ACK, UNREACHABLE};
 use super::*;
 
@@ -162,28 +163,78 @@ fn publishing_replaces_what_was_published() {
 }
 
 #[test]
-fn what_can_not_be_published_is_refused_and_changes_nothing() {
+fn what_can_not_be_published_is_told_and_hinders_nothing_else() {
     on_a_node(|node| {
         let web = node.pod("web", "a", WEB);
         let good = published(None, 53, Protocol::Udp, WEB, 53);
-        node.network.publish(std::slice::from_ref(&good)).unwrap();
         let mut v6 = good.clone();
         v6.binding.host_ip = Some(std::net::Ipv6Addr::LOCALHOST.into());
-        assert!(matches!(
-            node.network.publish(&[v6]),
-            Err(super::super::Error::Ipv6Binding { port: 53, .. })
-        ));
-        let twice = [
-            good.clone(),
-            published(Some(Ipv4Addr::UNSPECIFIED), 53, Protocol::Udp, DB, 1),
-        ];
-        assert!(matches!(
-            node.network.publish(&twice),
-            Err(super::super::Error::PublishedTwice { port: 53 })
-        ));
+        let told = node.network.publish(&[v6, good.clone()]);
+        assert!(
+            matches!(told, Err(Error::Ipv6Binding { port: 53, .. })),
+            "{told:?}"
+        );
         node.world
-            .send(&Packet::udp((CLIENT, 1), (NODE, 53), "still"));
-        assert_eq!(web.next().payload, b"still");
+            .send(&Packet::udp((CLIENT, 1), (NODE, 53), "first"));
+        assert_eq!(web.next().payload, b"first");
+        let twice = published(Some(Ipv4Addr::UNSPECIFIED), 53, Protocol::Udp, DB, 1);
+        let told = node.network.publish(&[good, twice]);
+        assert!(
+            matches!(told, Err(Error::PublishedTwice { port: 53 })),
+            "{told:?}"
+        );
+        node.world
+            .send(&Packet::udp((CLIENT, 2), (NODE, 53), "second"));
+        assert_eq!(web.next().payload, b"second");
+    });
+}
+
+#[test]
+fn a_flow_that_began_before_its_port_was_published_finds_its_pod() {
+    on_a_node(|node| {
+        let web = node.pod("web", "a", WEB);
+        let question = Packet::udp((CLIENT, 4000), (NODE, 53), "anybody?");
+        node.world.send(&question);
+        let refused = node.world.next();
+        assert_eq!(refused.content, Content::Icmp(UNREACHABLE));
+        node.network
+            .publish(&[published(None, 53, Protocol::Udp, WEB, 53)])
+            .unwrap();
+        node.world.send(&question);
+        assert_eq!(web.next().payload, b"anybody?");
+    });
+}
+
+#[test]
+fn a_flow_follows_its_port_to_another_pod_and_others_stay() {
+    on_a_node(|node| {
+        let web = node.pod("web", "a", WEB);
+        let db = node.pod("db", "a", DB);
+        let stays = published(None, 54, Protocol::Udp, WEB, 54);
+        node.network
+            .publish(&[published(None, 53, Protocol::Udp, WEB, 53), stays.clone()])
+            .unwrap();
+        let moving = Packet::udp((CLIENT, 4000), (NODE, 53), "moving");
+        let staying = Packet::udp((CLIENT, 4000), (NODE, 54), "staying");
+        node.world.send(&moving);
+        assert_eq!(web.next().to, (WEB, 53));
+        node.world.send(&staying);
+        let seen = web.next();
+        // Somebody's way out to a port with the same number isn't the published one's.
+        db.send(&Packet::udp((DB, 4000), (CLIENT, 53), "a way out"));
+        let way_out = node.world.next();
+        node.network
+            .publish(&[published(None, 53, Protocol::Udp, DB, 53), stays])
+            .unwrap();
+        node.world.send(&moving);
+        assert_eq!(db.next().to, (DB, 53));
+        web.send(&seen.reply("stayed"));
+        assert_eq!(
+            node.world.next(),
+            Packet::udp((NODE, 54), (CLIENT, 4000), "stayed")
+        );
+        node.world.send(&way_out.reply("back"));
+        assert_eq!(db.next(), Packet::udp((CLIENT, 53), (DB, 4000), "back"));
     });
 }
 
