@@ -121,6 +121,11 @@ impl Connection {
         matches!(self.phase, Phase::Requested | Phase::Open).then_some(self.guest_port)
     }
 
+    /// The guest has not heard of it yet.
+    pub(super) fn waits(&self) -> bool {
+        matches!(self.phase, Phase::Greeting { .. } | Phase::Waiting)
+    }
+
     /// Nothing more is to be done for either side.
     pub(super) fn finished(&self) -> bool {
         match self.phase {

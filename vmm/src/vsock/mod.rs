@@ -269,10 +269,17 @@ impl Device for Vsock {
     }
 
     fn reset(&mut self) {
-        // Clients see the end of their stream: whoever was at the other end is gone.
-        for (_, connection) in self.connections.drain() {
-            self.watcher.remove(connection.stream());
-        }
+        // Clients see the end of their stream: whoever was at the other end is gone. Those that the guest has not heard of wait
+        // on: a driver resets its device first of all.
+        let watcher = &self.watcher;
+        self.connections.retain(|_, connection| {
+            connection.queued = false;
+            let waits = connection.waits();
+            if !waits {
+                watcher.remove(connection.stream());
+            }
+            waits
+        });
         self.speaking.clear();
         self.refused.clear();
         self.ready.store(false, Ordering::Relaxed);
