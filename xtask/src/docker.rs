@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -53,9 +54,16 @@ pub fn command() -> Command {
     command
 }
 
+/// How long a node that is up may take to tell its version. While it boots, connections to its forwarded port neither
+/// succeed nor fail.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Version of the node's engine, if it answers.
 pub fn server_version() -> Result<String> {
-    let version = process::capture(command().args(["version", "--format", "{{.Server.Version}}"]))?;
+    let version = process::capture_within(
+        command().args(["version", "--format", "{{.Server.Version}}"]),
+        ANSWER_TIMEOUT,
+    )?;
     Ok(version.trim().to_owned())
 }
 

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -14,6 +15,9 @@ const LINES_SHOWN: usize = 30;
 
 /// How often a long-running program's progress is repeated where the output is no terminal.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether a program has ended.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The first place in `PATH`, or in the system's directories for administrators, where a program is found.
 pub fn find(program: &str) -> Option<PathBuf> {
@@ -37,6 +41,35 @@ pub fn capture(command: &mut Command) -> Result<String> {
             output.status,
             String::from_utf8_lossy(&output.stdout),
             String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Like [`capture`], for a program that prints little and may hang: it is ended after `patience`.
+pub fn capture_within(command: &mut Command, patience: Duration) -> Result<String> {
+    let begun = Instant::now();
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("starting {}", shown(command)))?;
+    while child.try_wait()?.is_none() {
+        if begun.elapsed() > patience {
+            child.kill()?;
+            child.wait()?;
+            bail!("{}: no answer in {} s", shown(command), patience.as_secs());
+        }
+        thread::sleep(LOOK_INTERVAL);
+    }
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        bail!(
+            "{} failed ({}): {}",
+            shown(command),
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
         );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
