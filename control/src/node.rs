@@ -47,6 +47,8 @@ pub async fn run() -> Result<(), Failure> {
     );
     let options = hearth_image::StoreOptions {
         insecure_registries: owner.registries.insecure.clone(),
+        dns_servers: boot.dns.clone(),
+        keep_layers: boot.storage != "ram",
         ..hearth_image::StoreOptions::default()
     };
     let images = hearth_image::Store::open(IMAGES.as_ref(), options).await?;

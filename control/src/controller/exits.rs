@@ -109,8 +109,12 @@ impl Controller {
                 () = cancel.cancelled() => return,
                 () = tokio::time::sleep(delay) => {}
             }
-            if controller.inner.closing.load(Ordering::Acquire) {
-                return;
+            {
+                let mut restarts = controller.restarts();
+                if cancel.is_cancelled() || controller.inner.closing.load(Ordering::Acquire) {
+                    return;
+                }
+                restarts.remove(&id);
             }
             // A failure is committed by now, and has led to the next try.
             if let Err(Error::Unavailable(error)) = Box::pin(controller.start_run(&id, true)).await

@@ -94,14 +94,17 @@ impl Controller {
         timeout_s: Option<i64>,
         signal: Option<i32>,
     ) -> Result<bool, Error> {
-        let container = self.container(id)?;
-        let signal = signal.unwrap_or_else(|| stop_signal(&container));
-        let ended = self.wait(id, WaitCondition::NotRunning);
+        let signal = signal.map_or_else(|| self.container(id).map(|c| stop_signal(&c)), Ok)?;
         self.forget_restart(id);
         self.signalled(id, signal, true).await?;
+        // After the entry in the log that keeps the policy from starting it again: one exit is all there is to wait for.
+        let Ok(container) = self.container(id) else {
+            return Ok(true);
+        };
         if !container.is_up() {
             return Ok(false);
         }
+        let ended = self.wait(id, WaitCondition::NotRunning);
         tokio::pin!(ended);
         if let Err(error) = self.inner.agent.signal(id, signal).await {
             tracing::debug!(container = id.short(), %error, "stop signal");

@@ -1,1 +1,434 @@
+//! The controller over a real replicated log, with an agent whose containers do as they are told.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use tokio::sync::{broadcast, mpsc};
+
+use super::*;
+use crate::agent::{
+    Attached, ExecId, ExecSpec, ExecStatus, ExitSink, LogOptions, LogStream, NodeInfo, ProcessInfo,
+};
+use crate::state::{Phase, PortBinding, RestartPolicy};
+
+/// Containers that run until a signal, or end at once with the code that their command is.
+struct Puppets {
+    sink: Reporter,
+    running: Mutex<BTreeMap<ContainerId, ()>>,
+    files: Mutex<BTreeSet<ContainerId>>,
+    starts: mpsc::UnboundedSender<ContainerId>,
+    /// Ignored by everything that runs.
+    deaf_to: i32,
+}
+
+impl Puppets {
+    async fn exit(&self, id: &ContainerId, code: u8) {
+        if self.running.lock().unwrap().remove(id).is_some() {
+            self.sink
+                .exited(
+                    id,
+                    Exit {
+                        code,
+                        oom_killed: false,
+                    },
+                    now_ns(),
+                )
+                .await;
+        }
+    }
+}
+
+#[async_trait]
+impl Agent for Puppets {
+    async fn prepare(&self, container: &Container) -> Result<(), AgentError> {
+        self.files.lock().unwrap().insert(container.id.clone());
+        Ok(())
+    }
+    async fn start(&self, container: &Container, _: &[PortBinding]) -> Result<u32, AgentError> {
+        if let Some("missing") = container.spec.command.first().map(String::as_str) {
+            return Err(AgentError::Start {
+                message: "not there".into(),
+                code: 127,
+            });
+        }
+        self.running
+            .lock()
+            .unwrap()
+            .insert(container.id.clone(), ());
+        self.sink.started(&container.id, 5, now_ns()).await;
+        let _ = self.starts.send(container.id.clone());
+        if let Some(code) = container
+            .spec
+            .command
+            .first()
+            .and_then(|word| word.parse().ok())
+        {
+            self.exit(&container.id, code).await;
+        }
+        Ok(5)
+    }
+    async fn signal(&self, id: &ContainerId, signal: i32) -> Result<(), AgentError> {
+        if !self.running.lock().unwrap().contains_key(id) {
+            return Err(AgentError::NotRunning(id.clone()));
+        }
+        if signal != self.deaf_to {
+            self.exit(id, 128 + signal as u8).await;
+        }
+        Ok(())
+    }
+    async fn discard(&self, id: &ContainerId) -> Result<(), AgentError> {
+        self.files.lock().unwrap().remove(id);
+        Ok(())
+    }
+    async fn resize(&self, _: &ContainerId, _: u16, _: u16) -> Result<(), AgentError> {
+        Ok(())
+    }
+    async fn attach(&self, id: &ContainerId, _: bool) -> Result<Attached, AgentError> {
+        Err(AgentError::NotRunning(id.clone()))
+    }
+    async fn logs(&self, _: &ContainerId, _: LogOptions) -> Result<LogStream, AgentError> {
+        Ok(Box::pin(futures_util::stream::empty()))
+    }
+    async fn processes(&self, _: &ContainerId) -> Result<Vec<ProcessInfo>, AgentError> {
+        Ok(vec![])
+    }
+    async fn exec_create(&self, id: &ContainerId, _: ExecSpec) -> Result<ExecId, AgentError> {
+        Err(AgentError::NotRunning(id.clone()))
+    }
+    async fn exec_start(&self, id: &ExecId, _: Option<(u16, u16)>) -> Result<Attached, AgentError> {
+        Err(AgentError::NoSuchExec(id.clone()))
+    }
+    async fn exec_resize(&self, id: &ExecId, _: u16, _: u16) -> Result<(), AgentError> {
+        Err(AgentError::NoSuchExec(id.clone()))
+    }
+    async fn exec_status(&self, id: &ExecId) -> Result<ExecStatus, AgentError> {
+        Err(AgentError::NoSuchExec(id.clone()))
+    }
+    async fn execs(&self, _: &ContainerId) -> Vec<ExecId> {
+        vec![]
+    }
+    async fn node(&self) -> NodeInfo {
+        NodeInfo::default()
+    }
+}
+
+struct Node {
+    controller: Controller,
+    agent: Arc<Puppets>,
+    starts: mpsc::UnboundedReceiver<ContainerId>,
+    events: broadcast::Receiver<Event>,
+}
+
+const IMAGE: &str = "sha256:00000000000000000000000000000000000000000000000000000000000000aa";
+
+fn owner() -> Tenant {
+    "owner".parse().unwrap()
+}
+
+async fn node_deaf_to(dir: &Path, deaf_to: i32) -> Node {
+    let waits = Arc::new(Waits::default());
+    let replica = Replica::open(dir, 1, Arc::<Waits>::clone(&waits))
+        .await
+        .unwrap();
+    let images = hearth_image::Store::open(&dir.join("images"), Default::default())
+        .await
+        .unwrap();
+    let (sink, exits) = Reporter::new(replica.clone());
+    let (to, starts) = mpsc::unbounded_channel();
+    let agent = Arc::new(Puppets {
+        sink,
+        running: Mutex::default(),
+        files: Mutex::default(),
+        starts: to,
+        deaf_to,
+    });
+    let controller = Controller::new(replica, waits, Arc::<Puppets>::clone(&agent), images, exits);
+    let image = Command::AddImage {
+        tenant: owner(),
+        at_ns: 0,
+        image: IMAGE.into(),
+        names: vec!["busybox:latest".into()],
+        repo_digest: None,
+        action: "load".into(),
+    };
+    controller.propose(image).await.unwrap();
+    let events = controller.events();
+    Node {
+        controller,
+        agent,
+        starts,
+        events,
+    }
+}
+
+async fn node(dir: &Path) -> Node {
+    node_deaf_to(dir, 0).await
+}
+
+impl Node {
+    async fn create(&self, command: &str, change: impl FnOnce(&mut ContainerSpec)) -> ContainerId {
+        let mut spec = ContainerSpec {
+            command: vec![command.into()],
+            ..Default::default()
+        };
+        change(&mut spec);
+        self.controller
+            .create(&owner(), None, IMAGE, "busybox", spec)
+            .await
+            .unwrap()
+    }
+
+    async fn next_events(&mut self, count: usize) -> Vec<String> {
+        let mut actions = Vec::new();
+        for _ in 0..count {
+            actions.push(self.events.recv().await.unwrap().action);
+        }
+        actions
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_with_rm_tells_its_exit_then_goes_with_its_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = node(dir.path()).await;
+    let id = node.create("3", |spec| spec.auto_remove = true).await;
+    let next = node.controller.wait(&id, WaitCondition::NextExit);
+    let removed = node.controller.wait(&id, WaitCondition::Removed);
+    assert!(node.controller.start(&id).await.unwrap());
+    assert_eq!(next.await.unwrap().code, 3);
+    assert_eq!(removed.await.unwrap().code, 3);
+    assert_eq!(
+        node.next_events(4).await,
+        ["create", "start", "die", "destroy"]
+    );
+    assert!(node.controller.find(&owner(), id.as_str()).is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_start_is_an_exit_with_a_code_and_a_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = node(dir.path()).await;
+    let id = node.create("missing", |_| {}).await;
+    let next = node.controller.wait(&id, WaitCondition::NextExit);
+    let error = node.controller.start(&id).await.unwrap_err();
+    assert!(
+        matches!(error, Error::Agent(AgentError::Start { code: 127, .. })),
+        "{error}"
+    );
+    assert_eq!(next.await.unwrap().code, 127);
+    let status = node.controller.find(&owner(), id.short()).unwrap().status;
+    assert_eq!(
+        (status.phase, status.error.as_str()),
+        (Phase::Exited, "not there")
+    );
+    assert_eq!(node.next_events(2).await, ["create", "die"]);
+    let gone = node.create("missing", |spec| spec.auto_remove = true).await;
+    let removed = node.controller.wait(&gone, WaitCondition::Removed);
+    assert!(node.controller.start(&gone).await.is_err());
+    assert_eq!(removed.await.unwrap().code, 127);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stop_signals_and_then_kills_and_returns_when_the_exit_is_committed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = node_deaf_to(dir.path(), 15).await;
+    let id = node
+        .create("run", |spec| spec.restart = RestartPolicy::Always)
+        .await;
+    assert!(node.controller.start(&id).await.unwrap());
+    assert!(!node.controller.start(&id).await.unwrap(), "it ran already");
+    assert!(node.controller.stop(&id, Some(0), None).await.unwrap());
+    let container = node.controller.find(&owner(), id.as_str()).unwrap();
+    assert_eq!(
+        (container.is_up(), container.status.exit.code),
+        (false, 137)
+    );
+    assert!(
+        !node.controller.stop(&id, Some(0), None).await.unwrap(),
+        "it wasn't up"
+    );
+    assert_eq!(
+        node.next_events(5).await,
+        ["create", "start", "kill", "die", "stop"]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_restarts_until_its_limit_and_a_stop_ends_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = node(dir.path()).await;
+    let id = node
+        .create("1", |spec| {
+            spec.restart = RestartPolicy::OnFailure { maximum_retries: 2 }
+        })
+        .await;
+    node.controller.start(&id).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(node.starts.recv().await.as_ref(), Some(&id));
+    }
+    while node.controller.find(&owner(), id.as_str()).unwrap().is_up() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(
+        node.controller
+            .find(&owner(), id.as_str())
+            .unwrap()
+            .status
+            .restarts,
+        2
+    );
+    let always = node
+        .create("0", |spec| spec.restart = RestartPolicy::Always)
+        .await;
+    node.controller.start(&always).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(node.starts.recv().await.as_ref(), Some(&always));
+    }
+    node.controller.stop(&always, None, None).await.unwrap();
+    assert!(
+        node.controller
+            .find(&owner(), always.as_str())
+            .unwrap()
+            .status
+            .stopped_by_user
+    );
+    assert!(node.controller.restarts().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restart_keeps_a_container_that_would_be_removed_at_its_exit() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = node(dir.path()).await;
+    let id = node.create("run", |spec| spec.auto_remove = true).await;
+    node.controller.start(&id).await.unwrap();
+    node.controller.restart(&id, None, None).await.unwrap();
+    assert!(node.controller.find(&owner(), id.as_str()).unwrap().is_up());
+    assert_eq!(
+        node.next_events(7).await,
+        ["create", "start", "kill", "die", "stop", "start", "restart"]
+    );
+    node.controller.remove(&id, true).await.unwrap();
+    assert!(node.agent.files.lock().unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_container_that_runs_is_only_removed_by_force() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(dir.path()).await;
+    let id = node.create("run", |_| {}).await;
+    node.controller.start(&id).await.unwrap();
+    assert!(matches!(
+        node.controller.remove(&id, false).await,
+        Err(Error::Refused(Refusal::Running(_)))
+    ));
+    node.controller.remove(&id, true).await.unwrap();
+    assert!(node.controller.state().containers.is_empty());
+    assert!(node.agent.files.lock().unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_creation_leaves_no_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(dir.path()).await;
+    let (name, owner): (ContainerName, Tenant) = ("mine".parse().unwrap(), owner());
+    let create = |image: &'static str| {
+        node.controller.create(
+            &owner,
+            Some(name.clone()),
+            image,
+            "busybox",
+            ContainerSpec::default(),
+        )
+    };
+    let first = create(IMAGE).await.unwrap();
+    let error = create(IMAGE).await.unwrap_err();
+    assert!(
+        matches!(error, Error::Refused(Refusal::NameInUse { .. })),
+        "{error}"
+    );
+    assert!(matches!(
+        create("sha256:none").await,
+        Err(Error::Refused(_))
+    ));
+    assert_eq!(*node.agent.files.lock().unwrap(), BTreeSet::from([first]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_restart_the_lost_are_killed_the_wanted_started_and_the_rest_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (lost, kept, wanted, stopped);
+    {
+        let node = node(dir.path()).await;
+        lost = node.create("run", |_| {}).await;
+        kept = node.create("run", |_| {}).await;
+        wanted = node
+            .create("run", |spec| spec.restart = RestartPolicy::UnlessStopped)
+            .await;
+        stopped = node
+            .create("run", |spec| spec.restart = RestartPolicy::UnlessStopped)
+            .await;
+        for id in [&lost, &kept, &wanted, &stopped] {
+            node.controller.start(id).await.unwrap();
+        }
+        node.controller.stop(&stopped, None, None).await.unwrap();
+        node.controller.flush().await;
+    }
+    let mut node = node(dir.path()).await;
+    node.controller
+        .reconcile(&BTreeSet::from([kept.clone()]), true)
+        .await;
+    assert_eq!(node.starts.recv().await, Some(wanted.clone()));
+    let status = |id: &ContainerId| node.controller.find(&owner(), id.as_str()).unwrap().status;
+    assert_eq!(
+        (status(&lost).phase, status(&lost).exit.code),
+        (Phase::Exited, 137)
+    );
+    assert_eq!(status(&kept).phase, Phase::Running);
+    assert_eq!(status(&wanted).phase, Phase::Running);
+    assert_eq!(status(&stopped).phase, Phase::Exited);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_node_going_down_stops_everything_and_restarts_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(dir.path()).await;
+    for _ in 0..3 {
+        let id = node
+            .create("run", |spec| spec.restart = RestartPolicy::UnlessStopped)
+            .await;
+        node.controller.start(&id).await.unwrap();
+    }
+    node.controller.close().await;
+    assert!(node.agent.running.lock().unwrap().is_empty());
+    let state = node.controller.state();
+    assert!(
+        state
+            .containers
+            .values()
+            .all(|c| !c.is_up() && !c.status.stopped_by_user)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn containers_are_found_by_id_prefix_and_name_within_the_tenant_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(dir.path()).await;
+    let id = node.create("run", |_| {}).await;
+    let name = node.controller.find(&owner(), id.as_str()).unwrap().name;
+    for text in [id.as_str(), id.short(), name.as_str(), &format!("/{name}")] {
+        assert_eq!(
+            node.controller.find(&owner(), text).unwrap().id,
+            id,
+            "{text}"
+        );
+        assert!(
+            node.controller
+                .find(&"other".parse().unwrap(), text)
+                .is_err(),
+            "{text}"
+        );
+    }
+    assert!(node.controller.find(&owner(), "").is_err());
+}

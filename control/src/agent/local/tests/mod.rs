@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::network::{Change, Error as NetworkError, Kernel, NetworkConfig, Pod};
+use crate::network::{Change, Connections, Error as NetworkError, Kernel, NetworkConfig, Pod};
 use crate::state::{ContainerSpec, Exit, NodeId, Protocol, Status, address};
 
 /// A network that takes note of what is published.
@@ -42,6 +42,9 @@ impl Kernel for Notes {
                 self.0.lock().unwrap().push(ports.len());
             }
         }
+        Ok(())
+    }
+    fn forget(&self, _: &[Connections]) -> Result<(), NetworkError> {
         Ok(())
     }
     fn pods(&self) -> Result<Vec<Pod>, NetworkError> {
