@@ -30,6 +30,7 @@ pub struct Terminal {
 pub fn new_devpts() -> Result<OwnedFd, Error> {
     let make = || -> rustix::io::Result<OwnedFd> {
         let fs = fsopen("devpts", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        fsconfig_set_string(&fs, "source", "devpts")?;
         fsconfig_set_string(&fs, "mode", "0620")?;
         fsconfig_set_string(&fs, "ptmxmode", "0666")?;
         fsconfig_set_string(&fs, "gid", TTY_GROUP)?;
