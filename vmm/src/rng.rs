@@ -55,7 +55,7 @@ impl Device for Rng {
 mod tests {
     use super::*;
     use crate::virtio::ring::Ring;
-    use crate::virtio::testing::{any_descriptors, memory, offer, used};
+    use crate::virtio::testing::{any_descriptors, honest_descriptors, memory, offer, used};
     use proptest::prelude::*;
     use vm_memory::{Bytes, GuestAddress};
 
@@ -74,12 +74,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_request_is_answered(descriptors in any_descriptors()) {
+        fn any_request_is_answered(wild in any_descriptors(), honest in honest_descriptors()) {
             let memory = memory();
             let mut ring = [Ring::new(64)];
-            offer(&memory, &mut ring[0], &descriptors);
+            // Some of these point at the queue itself; what is in it is then anybody's guess.
+            offer(&memory, &mut ring[0], &wild);
             Rng.notified(&mut Rings::new(&memory, &mut ring));
-            prop_assert_eq!(used(&memory, &ring[0]).len(), descriptors.len());
+            let mut ring = [Ring::new(64)];
+            offer(&memory, &mut ring[0], &honest);
+            let offered = honest.iter().filter(|chain| !chain.is_empty()).count();
+            Rng.notified(&mut Rings::new(&memory, &mut ring));
+            prop_assert_eq!(used(&memory, &ring[0]).len(), offered);
         }
     }
 }

@@ -13,12 +13,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
-use virtio_vsock::packet::{PKT_HEADER_SIZE, VsockPacket};
 use vmm_sys_util::epoll::EventSet;
 
 use self::connection::{Connection, Produced};
-use self::packet::{GUEST_CID, HOST_CID, Header, Operation, TYPE_STREAM};
+use self::packet::{GUEST_CID, HEADER, HOST_CID, Header, Operation, TYPE_STREAM};
 use crate::events::Watcher;
+use crate::virtio::chain::{self, Readable};
 use crate::virtio::{Device, Rings, Token};
 
 mod connection;
@@ -163,17 +163,11 @@ impl Vsock {
     fn transmit(&mut self, rings: &mut Rings<'_>) {
         let memory = rings.memory();
         let mut payload = Vec::new();
-        while let Some(mut chain) = rings.pop(TRANSMIT) {
+        while let Some(chain) = rings.pop(TRANSMIT) {
             let head = chain.head_index();
-            let packet =
-                VsockPacket::from_tx_virtq_chain(memory, &mut chain, LARGEST_PAYLOAD as u32);
-            if let Ok(packet) = packet {
-                let header = Header::of(&packet);
-                payload.clear();
-                if let Some(data) = packet.data_slice() {
-                    payload.resize(data.len(), 0);
-                    data.copy_to(payload.as_mut_slice());
-                }
+            if let Ok((mut readable, _)) = chain::split(memory, chain)
+                && let Some(header) = unpack(&mut readable, &mut payload)
+            {
                 self.hear(&header, &payload);
             }
             rings.push(TRANSMIT, head, 0);
@@ -183,32 +177,26 @@ impl Vsock {
     fn receive(&mut self, rings: &mut Rings<'_>) {
         let memory = rings.memory();
         while !self.refused.is_empty() || !self.speaking.is_empty() {
-            let Some(mut chain) = rings.pop(RECEIVE) else {
+            let Some(chain) = rings.pop(RECEIVE) else {
                 return;
             };
             let head = chain.head_index();
-            let room = VsockPacket::from_rx_virtq_chain(memory, &mut chain, u32::MAX);
-            let Ok(mut room) = room else {
+            let room = chain::split(memory, chain).map(|(_, room)| room);
+            let Some((mut room, most)) = room.ok().and_then(|room| {
+                let most = room.len().checked_sub(HEADER as u64)?;
+                Some((room, usize::try_from(most).ok()?.min(LARGEST_PAYLOAD)))
+            }) else {
+                // Too small for anything: it goes back empty.
                 rings.push(RECEIVE, head, 0);
                 continue;
             };
-            let most = room
-                .data_slice()
-                .map_or(0, |data| data.len())
-                .min(LARGEST_PAYLOAD);
-            match self.next_packet(most) {
-                Some((header, length)) => {
-                    header.write(&mut room);
-                    if let Some(data) = room.data_slice() {
-                        data.copy_from(&self.scratch[..length]);
-                    }
-                    rings.push(RECEIVE, head, (PKT_HEADER_SIZE + length) as u32);
-                }
-                None => {
-                    rings.put_back(RECEIVE);
-                    return;
-                }
-            }
+            let Some((header, length)) = self.next_packet(most) else {
+                rings.put_back(RECEIVE);
+                return;
+            };
+            let mut written = room.write_some(&header.to_bytes());
+            written += room.write_some(&self.scratch[..length]);
+            rings.push(RECEIVE, head, written as u32);
         }
     }
 
@@ -232,6 +220,19 @@ impl Vsock {
         }
         None
     }
+}
+
+/// Takes a packet apart; none if it is cut short or too long.
+fn unpack(packet: &mut Readable<'_>, payload: &mut Vec<u8>) -> Option<Header> {
+    let mut bytes = [0; HEADER];
+    packet.read_bytes(&mut bytes).ok()?;
+    let header = Header::from_bytes(&bytes);
+    let length = usize::try_from(header.length)
+        .ok()
+        .filter(|length| *length <= LARGEST_PAYLOAD)?;
+    payload.resize(length, 0);
+    packet.read_bytes(payload).ok()?;
+    Some(header)
 }
 
 impl Device for Vsock {

@@ -1,6 +1,14 @@
 //! Packets of virtio-vsock (virtio 1.2 section 5.10.6).
+//!
+//! ```text
+//! 0        8        16         20         24    28     30          32      36       40        44
+//! | src_cid | dst_cid | src_port | dst_port | len | type | operation | flags | buf_alloc | fwd_cnt | payload
+//! ```
+//!
+//! How a packet is spread over descriptors is the driver's business: current Linux sends large ones in many pieces.
 
-use virtio_vsock::packet::VsockPacket;
+/// Bytes of a header.
+pub(super) const HEADER: usize = 44;
 
 /// The host's context id.
 pub(super) const HOST_CID: u64 = 2;
@@ -70,34 +78,68 @@ impl Header {
         }
     }
 
-    /// A packet's, as it was when the packet was taken from the queue.
-    pub(super) fn of(packet: &VsockPacket<'_, ()>) -> Self {
+    /// Understands a header; every 44 bytes are one.
+    pub(super) fn from_bytes(bytes: &[u8; HEADER]) -> Self {
+        let mut rest = bytes.as_slice();
         Self {
-            src_cid: packet.src_cid(),
-            dst_cid: packet.dst_cid(),
-            src_port: packet.src_port(),
-            dst_port: packet.dst_port(),
-            length: packet.len(),
-            kind: packet.type_(),
-            operation: packet.op(),
-            flags: packet.flags(),
-            buffer: packet.buf_alloc(),
-            forwarded: packet.fwd_cnt(),
+            src_cid: u64::from_le_bytes(take(&mut rest)),
+            dst_cid: u64::from_le_bytes(take(&mut rest)),
+            src_port: u32::from_le_bytes(take(&mut rest)),
+            dst_port: u32::from_le_bytes(take(&mut rest)),
+            length: u32::from_le_bytes(take(&mut rest)),
+            kind: u16::from_le_bytes(take(&mut rest)),
+            operation: u16::from_le_bytes(take(&mut rest)),
+            flags: u32::from_le_bytes(take(&mut rest)),
+            buffer: u32::from_le_bytes(take(&mut rest)),
+            forwarded: u32::from_le_bytes(take(&mut rest)),
         }
     }
 
-    /// Writes it into a packet.
-    pub(super) fn write(&self, packet: &mut VsockPacket<'_, ()>) {
-        packet
-            .set_src_cid(self.src_cid)
-            .set_dst_cid(self.dst_cid)
-            .set_src_port(self.src_port)
-            .set_dst_port(self.dst_port)
-            .set_len(self.length)
-            .set_type(self.kind)
-            .set_op(self.operation)
-            .set_flags(self.flags)
-            .set_buf_alloc(self.buffer)
-            .set_fwd_cnt(self.forwarded);
+    /// The other way.
+    pub(super) fn to_bytes(self) -> [u8; HEADER] {
+        let mut bytes = [0; HEADER];
+        let mut rest = bytes.as_mut_slice();
+        put(&mut rest, &self.src_cid.to_le_bytes());
+        put(&mut rest, &self.dst_cid.to_le_bytes());
+        put(&mut rest, &self.src_port.to_le_bytes());
+        put(&mut rest, &self.dst_port.to_le_bytes());
+        put(&mut rest, &self.length.to_le_bytes());
+        put(&mut rest, &self.kind.to_le_bytes());
+        put(&mut rest, &self.operation.to_le_bytes());
+        put(&mut rest, &self.flags.to_le_bytes());
+        put(&mut rest, &self.buffer.to_le_bytes());
+        put(&mut rest, &self.forwarded.to_le_bytes());
+        bytes
+    }
+}
+
+/// Takes the next field; zeros where there is none.
+fn take<const N: usize>(rest: &mut &[u8]) -> [u8; N] {
+    let Some((field, after)) = rest.split_first_chunk::<N>() else {
+        return [0; N];
+    };
+    *rest = after;
+    *field
+}
+
+fn put(rest: &mut &mut [u8], field: &[u8]) {
+    let whole = std::mem::take(rest);
+    if let Some((place, after)) = whole.split_at_mut_checked(field.len()) {
+        place.copy_from_slice(field);
+        *rest = after;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_44_bytes_are_a_header(bytes in proptest::collection::vec(any::<u8>(), HEADER)) {
+            let bytes: [u8; HEADER] = bytes.try_into().unwrap();
+            prop_assert_eq!(Header::from_bytes(&bytes).to_bytes(), bytes);
+        }
     }
 }
