@@ -7,6 +7,8 @@
 //! A connection carries one tenant, taken from the client's certificate, and no request can name another.
 
 pub mod docker;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 use std::io;

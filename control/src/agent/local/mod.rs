@@ -446,4 +446,4 @@ fn now_ns() -> u64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,6 +1,6 @@
 //! The agent with everything real but the monitor, the guest in it, and the node's network.
 
-mod monitor;
+pub(crate) mod monitor;
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -18,7 +18,7 @@ use crate::state::{ContainerSpec, Exit, NodeId, Protocol, Status, address};
 
 /// A network that takes note of what is published.
 #[derive(Clone, Default)]
-struct Notes(Arc<Mutex<Vec<usize>>>);
+pub(crate) struct Notes(Arc<Mutex<Vec<usize>>>);
 
 impl Kernel for Notes {
     fn set_parameter(&self, _: &str, _: &str) -> Result<(), NetworkError> {
@@ -78,7 +78,7 @@ struct Node {
     network: Notes,
 }
 
-fn paths(dir: &Path) -> Paths {
+pub(crate) fn paths(dir: &Path) -> Paths {
     Paths {
         containers: dir.join("containers"),
         pods: dir.join("pods"),

@@ -1,0 +1,510 @@
+//! The API as a client meets it: over TLS, with everything behind it real down to the monitor, whose place
+//! a stand-in takes.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::*;
+use crate::agent::NodeInfo;
+use crate::agent::local::tests::{Notes, monitor, paths};
+use crate::agent::local::{LocalAgent, LocalConfig};
+use crate::controller::{Reporter, Waits};
+use crate::network::{Network, NetworkConfig};
+use crate::raft::Replica;
+use crate::state::address;
+
+struct Ca {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: rcgen::Certificate,
+}
+
+impl Ca {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        Self {
+            issuer: Issuer::new(params, key),
+            certificate,
+        }
+    }
+
+    fn issue(&self, organisation: Option<&str>) -> (rcgen::Certificate, KeyPair) {
+        let mut params = CertificateParams::new(vec!["node".to_owned()]).unwrap();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "somebody");
+        if let Some(organisation) = organisation {
+            params
+                .distinguished_name
+                .push(DnType::OrganizationName, organisation);
+        }
+        let key = KeyPair::generate().unwrap();
+        (params.signed_by(&key, &self.issuer).unwrap(), key)
+    }
+}
+
+struct Server {
+    ca: Ca,
+    address: SocketAddr,
+    _task: AbortOnDropHandle<()>,
+    _dir: tempfile::TempDir,
+}
+
+/// A client's end of a connection.
+struct Client(http1::SendRequest<Full<Bytes>>);
+
+async fn controller(dir: &Path) -> Controller {
+    let files = paths(dir);
+    monitor::script(dir);
+    let template = zstd::encode_all([1u8; 4096].as_slice(), 1).unwrap();
+    std::fs::write(&files.template, template).unwrap();
+    std::fs::write(&files.kernel, "").unwrap();
+    std::fs::write(&files.initramfs, "").unwrap();
+    let waits = Arc::new(Waits::default());
+    let replica = Replica::open(&dir.join("raft"), 1, Arc::<Waits>::clone(&waits))
+        .await
+        .unwrap();
+    let images = hearth_image::Store::open(&dir.join("images"), Default::default())
+        .await
+        .unwrap();
+    let network = NetworkConfig {
+        pods: address::NETWORK,
+        prefix: address::PREFIX,
+        gateway: address::GATEWAY,
+    };
+    let network = Network::start_on(Box::new(Notes::default()), network).unwrap();
+    let (reporter, exits) = Reporter::new(replica.clone());
+    let config = LocalConfig {
+        paths: files,
+        node: NodeInfo {
+            storage: "ram".to_owned(),
+            storage_note: "no disk".to_owned(),
+            ..NodeInfo::default()
+        },
+        dns: vec![],
+    };
+    let agent = LocalAgent::new(config, images.clone(), network, Arc::new(reporter))
+        .await
+        .unwrap();
+    Controller::new(replica, waits, Arc::new(agent), images, exits)
+}
+
+async fn server() -> Server {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = Ca::new();
+    let (certificate, key) = ca.issue(None);
+    let tls = server_config(
+        &ca.certificate.pem(),
+        &certificate.pem(),
+        &key.serialize_pem(),
+    )
+    .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let task = tokio::spawn(serve(controller(dir.path()).await, listener, Arc::new(tls)));
+    Server {
+        ca,
+        address,
+        _task: AbortOnDropHandle::new(task),
+        _dir: dir,
+    }
+}
+
+impl Server {
+    /// A connection whose handshake is done, as far as a client of TLS 1.3 can tell.
+    async fn connect(
+        &self,
+        identity: Option<(rcgen::Certificate, KeyPair)>,
+    ) -> std::io::Result<Client> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.ca.certificate.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
+        let config = match identity {
+            None => builder.with_no_client_auth(),
+            Some((certificate, key)) => {
+                let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];
+                let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+                builder.with_client_auth_cert(chain, key).unwrap()
+            }
+        };
+        let stream = TcpStream::connect(self.address).await?;
+        let name = ServerName::try_from("node").unwrap();
+        let stream = tokio_rustls::TlsConnector::from(Arc::new(config))
+            .connect(name, stream)
+            .await?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection.with_upgrades());
+        Ok(Client(sender))
+    }
+
+    async fn client(&self, organisation: &str) -> Client {
+        self.connect(Some(self.ca.issue(Some(organisation))))
+            .await
+            .unwrap()
+    }
+}
+
+type Answer = hyper::Response<hyper::body::Incoming>;
+
+impl Client {
+    async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: impl Into<Bytes>,
+        headers: &[(&str, &str)],
+    ) -> hyper::Result<Answer> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "node");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.0.ready().await?;
+        self.0
+            .send_request(request.body(Full::new(body.into())).unwrap())
+            .await
+    }
+
+    async fn get(&mut self, path: &str) -> (StatusCode, Value) {
+        read(self.send(Method::GET, path, "", &[]).await.unwrap()).await
+    }
+
+    async fn post(&mut self, path: &str, body: Value) -> (StatusCode, Value) {
+        read(
+            self.send(Method::POST, path, body.to_string(), &[])
+                .await
+                .unwrap(),
+        )
+        .await
+    }
+
+    /// An image of one file, named `tiny:latest`.
+    async fn load_image(&mut self) {
+        let mut layer = tar::Builder::new(Vec::new());
+        add(&mut layer, "file", b"content");
+        let layer = layer.into_inner().unwrap();
+        let digest = hearth_image::Digest::of(&layer).to_string();
+        let config = json!({
+            "architecture": "amd64", "os": "linux", "created": "2024-01-01T00:00:00Z",
+            "config": { "Cmd": ["cat"], "Labels": { "of": "image" } },
+            "rootfs": { "type": "layers", "diff_ids": [digest] },
+        });
+        let manifest =
+            json!([{ "Config": "c.json", "RepoTags": ["tiny:latest"], "Layers": ["l.tar"] }]);
+        let mut archive = tar::Builder::new(Vec::new());
+        add(&mut archive, "c.json", config.to_string().as_bytes());
+        add(&mut archive, "l.tar", &layer);
+        add(
+            &mut archive,
+            "manifest.json",
+            manifest.to_string().as_bytes(),
+        );
+        let answer = self
+            .send(
+                Method::POST,
+                "/images/load?quiet=1",
+                archive.into_inner().unwrap(),
+                &[],
+            )
+            .await
+            .unwrap();
+        assert_eq!(
+            read(answer).await.1["stream"],
+            "Loaded image: tiny:latest\n"
+        );
+    }
+
+    async fn create(&mut self, body: Value) -> String {
+        let (status, created) = self.post("/v1.43/containers/create", body).await;
+        assert_eq!(status, StatusCode::CREATED, "{created}");
+        created["Id"].as_str().unwrap().to_owned()
+    }
+}
+
+fn add(archive: &mut tar::Builder<Vec<u8>>, name: &str, content: &[u8]) {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o644);
+    archive.append_data(&mut header, name, content).unwrap();
+}
+
+async fn read(answer: Answer) -> (StatusCode, Value) {
+    let status = answer.status();
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+}
+
+fn run<F: Future<Output = ()>>(test: F) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(test);
+}
+
+#[test]
+fn a_client_without_a_certificate_of_the_owners_ca_gets_no_answer() {
+    run(async {
+        let server = server().await;
+        for identity in [None, Some(Ca::new().issue(Some("owner")))] {
+            // TLS 1.3 tells a client of its refusal with the first thing it reads.
+            if let Ok(mut client) = server.connect(identity).await {
+                assert!(client.send(Method::GET, "/_ping", "", &[]).await.is_err());
+            }
+        }
+    });
+}
+
+#[test]
+fn a_certificate_without_a_tenant_is_told_what_it_lacks() {
+    run(async {
+        let server = server().await;
+        let mut client = server.connect(Some(server.ca.issue(None))).await.unwrap();
+        let (status, answer) = client.get("/v1.41/containers/json").await;
+        assert_eq!(status, StatusCode::FORBIDDEN);
+        assert!(answer["message"].as_str().unwrap().contains("organisation"));
+    });
+}
+
+#[test]
+fn clients_negotiate_by_the_headers_of_ping() {
+    run(async {
+        let server = server().await;
+        let mut client = server.client("owner").await;
+        for method in [Method::HEAD, Method::GET] {
+            let answer = client.send(method, "/_ping", "", &[]).await.unwrap();
+            let header = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
+            assert_eq!(header("api-version"), &bollard_stubs::BASE_PATH[2..]);
+            assert_eq!(header("ostype"), "linux");
+            assert_eq!(header("builder-version"), "1");
+            assert_eq!(header("swarm"), "inactive");
+            answer.into_body().collect().await.unwrap();
+        }
+        assert_eq!(
+            client.get("/v1.39/version").await.0,
+            StatusCode::BAD_REQUEST
+        );
+        assert_eq!(client.get("/v1.40/version").await.0, StatusCode::OK);
+        let (_, info) = client.get("/info").await;
+        assert!(info["Warnings"][0].as_str().unwrap().contains("RAM"));
+    });
+}
+
+#[test]
+fn what_is_too_large_is_refused_with_the_status_that_says_so() {
+    run(async {
+        let server = server().await;
+        let mut client = server.client("owner").await;
+        let body = vec![b' '; (4 << 20) + 1];
+        let answer = client
+            .send(Method::POST, "/containers/create", body, &[])
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), StatusCode::PAYLOAD_TOO_LARGE);
+        let mut client = server.client("owner").await;
+        let huge = "x".repeat(2 * HEAD_MAX);
+        let answer = client
+            .send(Method::GET, "/_ping", "", &[("x-huge", &huge)])
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
+    });
+}
+
+#[test]
+fn a_client_runs_a_container_as_docker_run_does() {
+    run(async {
+        let server = server().await;
+        let mut client = server.client("owner").await;
+        client.load_image().await;
+        let id = client
+            .create(json!({ "Image": "tiny", "OpenStdin": true, "StdinOnce": true }))
+            .await;
+
+        let mut attaching = server.client("owner").await;
+        let upgrade = [("connection", "Upgrade"), ("upgrade", "tcp")];
+        let path = format!("/v1.43/containers/{id}/attach?stream=1&stdin=1&stdout=1&stderr=1");
+        let answer = attaching
+            .send(Method::POST, &path, "", &upgrade)
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
+        let kind = answer.headers()["content-type"].to_str().unwrap();
+        assert_eq!(kind, "application/vnd.docker.multiplexed-stream");
+        let mut stream = TokioIo::new(hyper::upgrade::on(answer).await.unwrap());
+
+        // Answered before the container is even started: the client blocks on it.
+        let mut waiting = server.client("owner").await;
+        let path = format!("/v1.43/containers/{id}/wait?condition=next-exit");
+        let wait = waiting.send(Method::POST, &path, "", &[]).await.unwrap();
+        assert_eq!(wait.status(), StatusCode::OK);
+
+        let start = format!("/v1.43/containers/{id}/start");
+        assert_eq!(
+            client.post(&start, json!({})).await.0,
+            StatusCode::NO_CONTENT
+        );
+        assert_eq!(
+            client.post(&start, json!({})).await.0,
+            StatusCode::NOT_MODIFIED
+        );
+        stream.write_all(b"to stdin and back").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut output = Vec::new();
+        stream.read_to_end(&mut output).await.unwrap();
+        let text: Vec<u8> = frames(&output).concat();
+        assert_eq!(text, b"to stdin and back");
+        assert_eq!(read(wait).await.1["StatusCode"], 0);
+
+        let (_, shown) = client.get(&format!("/v1.43/containers/{id}/json")).await;
+        assert_eq!(shown["State"]["Status"], "exited");
+        assert_eq!(shown["Config"]["Labels"]["of"], "image");
+        let logs = client
+            .send(
+                Method::GET,
+                &format!("/v1.43/containers/{id}/logs?stdout=1&stderr=1"),
+                "",
+                &[],
+            )
+            .await
+            .unwrap();
+        let logs = logs.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(frames(&logs).concat(), b"to stdin and back");
+    });
+}
+
+/// What stands in frames, by frame.
+fn frames(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut found = Vec::new();
+    while !bytes.is_empty() {
+        let length = u32::from_be_bytes(bytes[4..8].try_into().unwrap()) as usize;
+        found.push(bytes[8..8 + length].to_vec());
+        bytes = &bytes[8 + length..];
+    }
+    found
+}
+
+#[test]
+fn a_missing_program_is_told_in_the_words_that_make_it_127() {
+    run(async {
+        let server = server().await;
+        let mut client = server.client("owner").await;
+        client.load_image().await;
+        let id = client
+            .create(json!({ "Image": "tiny", "Cmd": ["nosuch"] }))
+            .await;
+        let path = format!("/v1.43/containers/{id}/start");
+        let (status, answer) = client.post(&path, json!({})).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+        let message = answer["message"].as_str().unwrap();
+        assert!(
+            message.contains("\"nosuch\": executable file not found in $PATH"),
+            "{message}"
+        );
+    });
+}
+
+#[test]
+fn an_exec_brings_its_output_and_its_exit_code() {
+    run(async {
+        let server = server().await;
+        let mut client = server.client("owner").await;
+        client.load_image().await;
+        let id = client
+            .create(json!({ "Image": "tiny", "Cmd": ["wait"] }))
+            .await;
+        let exec = json!({ "Cmd": ["say", "it"], "AttachStdout": true, "AttachStderr": true });
+        let path = format!("/containers/{id}/exec");
+        let (status, _) = client.post(&path, exec.clone()).await;
+        assert_eq!(status, StatusCode::CONFLICT, "it isn't running yet");
+        client
+            .post(&format!("/containers/{id}/start"), json!({}))
+            .await;
+        let (_, created) = client.post(&path, exec).await;
+        let exec = created["Id"].as_str().unwrap().to_owned();
+        let path = format!("/exec/{exec}/start");
+        let answer = client
+            .send(Method::POST, &path, json!({}).to_string(), &[])
+            .await
+            .unwrap();
+        let output = answer.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(frames(&output).concat(), b"say it");
+        let (_, shown) = client.get(&format!("/exec/{exec}/json")).await;
+        assert_eq!(
+            (&shown["ExitCode"], &shown["Running"]),
+            (&json!(7), &json!(false))
+        );
+        let mut foreign = server.client("other").await;
+        assert_eq!(
+            foreign.get(&format!("/exec/{exec}/json")).await.0,
+            StatusCode::NOT_FOUND
+        );
+        client
+            .send(
+                Method::DELETE,
+                &format!("/containers/{id}?force=1"),
+                "",
+                &[],
+            )
+            .await
+            .unwrap();
+    });
+}
+
+#[test]
+fn tenants_see_nothing_of_each_other() {
+    run(async {
+        let server = server().await;
+        let mut client = server.client("owner").await;
+        client.load_image().await;
+        let id = client.create(json!({ "Image": "tiny" })).await;
+        let mut foreign = server.client("other").await;
+        assert_eq!(foreign.get("/images/json").await.1, json!([]));
+        assert_eq!(foreign.get("/containers/json?all=1").await.1, json!([]));
+        for (method, path) in [
+            (Method::GET, format!("/containers/{id}/json")),
+            (Method::GET, format!("/containers/{id}/logs?stdout=1")),
+            (Method::POST, format!("/containers/{id}/start")),
+            (
+                Method::POST,
+                format!("/containers/{id}/attach?stdout=1&stream=1"),
+            ),
+            (Method::POST, format!("/containers/{id}/wait")),
+            (Method::DELETE, format!("/containers/{id}?force=1")),
+            (Method::GET, "/images/tiny/json".to_owned()),
+            (Method::DELETE, "/images/tiny?force=1".to_owned()),
+        ] {
+            let answer = foreign.send(method, &path, "", &[]).await.unwrap();
+            assert_eq!(answer.status(), StatusCode::NOT_FOUND, "{path}");
+            answer.into_body().collect().await.unwrap();
+        }
+        let (status, _) = foreign
+            .post("/containers/create", json!({ "Image": "tiny" }))
+            .await;
+        assert_eq!(status, StatusCode::NOT_FOUND);
+        let (_, seen) = foreign.get("/events?since=1&until=1&filters=%7B%7D").await;
+        assert_eq!(seen, Value::Null);
+    });
+}
