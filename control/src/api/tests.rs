@@ -130,7 +130,7 @@ impl Server {
     async fn connect(
         &self,
         identity: Option<(rcgen::Certificate, KeyPair)>,
-    ) -> std::io::Result<Client> {
+    ) -> io::Result<Client> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.ca.certificate.der().clone()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
