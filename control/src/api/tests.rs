@@ -127,10 +127,7 @@ async fn server() -> Server {
 
 impl Server {
     /// A connection whose handshake is done, as far as a client of TLS 1.3 can tell.
-    async fn connect(
-        &self,
-        identity: Option<(rcgen::Certificate, KeyPair)>,
-    ) -> io::Result<Client> {
+    async fn connect(&self, identity: Option<(rcgen::Certificate, KeyPair)>) -> io::Result<Client> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.ca.certificate.der().clone()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());

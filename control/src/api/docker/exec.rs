@@ -6,12 +6,12 @@ use hyper::StatusCode;
 
 use super::answer::{self, Answer};
 use super::call::Call;
-use super::containers::{note, terminal_size};
+use super::containers::{event_of, terminal_size};
 use super::detach::DetachKeys;
 use super::errors::ApiError;
 use super::hijack::{self, Ending, Manner};
-use crate::agent::{AgentError, Attached, ExecSpec, ExecStatus, OutputChunk, Stream};
-use crate::state::Container;
+use crate::agent::{AgentError, Attached, ExecId, ExecSpec, ExecStatus, OutputChunk, Stream};
+use crate::state::{Command, Container};
 
 /// `POST /containers/{id}/exec`.
 pub async fn create(mut call: Call, name: &str) -> Answer {
@@ -64,8 +64,36 @@ fn not_running(container: &Container) -> ApiError {
 fn announce(call: &Call, container: Container, action: String) {
     let controller = call.controller().clone();
     tokio::spawn(async move {
-        let _ = controller.propose(note(&container, &action)).await;
+        let _ = controller
+            .propose(Command::Note(event_of(&container, &action)))
+            .await;
     });
+}
+
+/// Tells those who watch when an exec has ended, and how.
+fn announce_end(
+    call: &Call,
+    container: Container,
+    exec: ExecId,
+) -> impl FnOnce(Ending) + Send + 'static {
+    let controller = call.controller().clone();
+    move |ending| {
+        if ending != Ending::Output {
+            return;
+        }
+        tokio::spawn(async move {
+            let Ok(status) = controller.agent().exec_status(&exec).await else {
+                return;
+            };
+            let mut event = event_of(&container, "exec_die");
+            event.attributes.insert("execID".to_owned(), exec);
+            let code = status.exit_code.unwrap_or_default();
+            event
+                .attributes
+                .insert("exitCode".to_owned(), code.to_string());
+            let _ = controller.propose(Command::Note(event)).await;
+        });
+    }
 }
 
 /// The exec, where its container is the tenant's.
@@ -111,7 +139,7 @@ pub async fn start(mut call: Call, id: &str) -> Answer {
     let line = spec.args.join(" ");
     let started = call.controller().agent().exec_start(&status.id, size).await;
     if started.is_ok() {
-        announce(&call, container, format!("exec_start: {line}"));
+        announce(&call, container.clone(), format!("exec_start: {line}"));
     }
     if asked.detach == Some(true) {
         let attached = started.map_err(exec_error)?;
@@ -134,7 +162,7 @@ pub async fn start(mut call: Call, id: &str) -> Answer {
             None
         },
         before: None,
-        afterwards: Box::new(|_: Ending| {}),
+        afterwards: Box::new(announce_end(&call, container, status.id)),
     };
     hijack::begin(call, attached, manner)
 }

@@ -78,7 +78,13 @@ impl Session {
     /// The answer to one request; errors are answers as well.
     pub async fn answer(&self, request: Request<Incoming>) -> Response {
         let answer = match Call::new(self, request) {
-            Ok(call) => router::route(call).await,
+            // A task of its own: what a request has begun is brought to its end, even where its client doesn't wait for it.
+            Ok(call) => match tokio::spawn(router::route(call)).await {
+                Ok(answer) => answer,
+                Err(panic) => Err(ApiError::internal(format!(
+                    "the request broke off: {panic}"
+                ))),
+            },
             Err(error) => Err(error),
         };
         let mut response = answer.unwrap_or_else(ApiError::into_response);

@@ -60,7 +60,9 @@ pub async fn attach(call: Call, name: &str) -> Answer {
             if ending == Ending::Detached {
                 tokio::spawn(async move {
                     // Only for those who watch: a log that takes nothing says so elsewhere.
-                    let _ = controller.propose(note(&container, "detach")).await;
+                    let _ = controller
+                        .propose(Command::Note(event_of(&container, "detach")))
+                        .await;
                 });
             }
         }),
@@ -69,11 +71,11 @@ pub async fn attach(call: Call, name: &str) -> Answer {
 }
 
 /// An event of a container that changes nothing.
-pub fn note(container: &Container, action: &str) -> Command {
+pub fn event_of(container: &Container, action: &str) -> Event {
     let mut attributes = container.spec.labels.clone();
     attributes.insert("name".to_owned(), container.name.to_string());
     attributes.insert("image".to_owned(), container.image_name.clone());
-    Command::Note(Event {
+    Event {
         revision: 0,
         tenant: container.tenant.clone(),
         kind: EventKind::Container,
@@ -81,7 +83,7 @@ pub fn note(container: &Container, action: &str) -> Command {
         id: container.id.to_string(),
         attributes,
         at_ns: timestamps::now_ns(),
-    })
+    }
 }
 
 /// `POST …/resize`.

@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::alphabet::URL_SAFE;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use futures_util::FutureExt;
-use hearth_image::{Credentials, ImageRef};
+use hearth_image::{Credentials, ImageRef, Progress};
 use hyper::header::HeaderMap;
 use serde::Deserialize;
 use serde_json::json;
@@ -49,7 +49,15 @@ async fn job(
     credentials: Credentials,
     lines: Lines,
 ) -> Result<(), ApiError> {
-    let mut tell = |progress| lines.progress(&progress);
+    // Said when the registry is known to have it: what fails before is the answer's status.
+    let mut from = None;
+    let mut tell = |progress| match progress {
+        Progress::PullingFrom { .. } => from = Some(progress),
+        progress => {
+            from.take().inspect(|from| lines.progress(from));
+            lines.progress(&progress);
+        }
+    };
     let pulled = controller
         .images()
         .pull(&reference, &credentials, &mut tell)
