@@ -90,7 +90,7 @@ async fn take_up(
         published,
     ));
     local.publish(&run);
-    entry.run.send_replace(Some(Arc::clone(&run)));
+    entry.begin_run(&run);
     tracing::info!(pod = id.short(), pid, from, "taken up again");
     let (announce, announced) = oneshot::channel();
     tokio::spawn(pump::follow(

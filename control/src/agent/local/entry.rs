@@ -28,9 +28,17 @@ pub struct Entry {
     /// Held from the start of a run to the end of its monitor, and while the container's files are made or removed.
     pub busy: Arc<tokio::sync::Mutex<()>>,
     /// The run that is on.
-    pub run: watch::Sender<Option<Arc<Run>>>,
+    slot: watch::Sender<Slot>,
     /// Who gets the output of this run, or of the next where none is on.
     clients: Mutex<Vec<mpsc::Sender<OutputChunk>>>,
+}
+
+/// Where a container's runs come and go.
+#[derive(Default, Clone)]
+struct Slot {
+    run: Option<Arc<Run>>,
+    /// Runs that are over, those that never came to be included.
+    ended: u64,
 }
 
 /// One run of a container.
@@ -107,14 +115,29 @@ impl Entry {
             id,
             log,
             busy: Arc::default(),
-            run: watch::Sender::default(),
+            slot: watch::Sender::default(),
             clients: Mutex::default(),
         }
     }
 
     /// The run that is on.
     pub fn current(&self) -> Option<Arc<Run>> {
-        self.run.borrow().clone()
+        self.slot.borrow().run.clone()
+    }
+
+    /// A run is on.
+    pub fn begin_run(&self, run: &Arc<Run>) {
+        self.slot
+            .send_modify(|slot| slot.run = Some(Arc::clone(run)));
+    }
+
+    /// The last byte of a run has been given out, or it could not be started: nobody listens or speaks to it any more.
+    pub fn end_run(&self) {
+        self.clients().clear();
+        self.slot.send_modify(|slot| {
+            slot.run = None;
+            slot.ended += 1;
+        });
     }
 
     fn clients(&self) -> std::sync::MutexGuard<'_, Vec<mpsc::Sender<OutputChunk>>> {
@@ -127,7 +150,7 @@ impl Entry {
         self.clients().push(to);
         let input = stdin.then(|| {
             let (input, from) = mpsc::channel(INPUT_QUEUE);
-            tokio::spawn(forward_input(self.run.subscribe(), from));
+            tokio::spawn(forward_input(self.slot.subscribe(), from));
             input
         });
         Attached { output, input }
@@ -150,22 +173,17 @@ impl Entry {
                 .retain(|client| !(client.is_closed() || hurry && client.capacity() == 0));
         }
     }
-
-    /// The last byte of a run has been given out.
-    pub fn end_output(&self) {
-        self.clients().clear();
-    }
 }
 
 /// Carries one client's stdin to the run that is on, or comes next.
-async fn forward_input(
-    mut runs: watch::Receiver<Option<Arc<Run>>>,
-    mut from: mpsc::Receiver<Bytes>,
-) {
-    let Ok(run) = runs.wait_for(Option::is_some).await.map(|run| run.clone()) else {
+async fn forward_input(mut slots: watch::Receiver<Slot>, mut from: mpsc::Receiver<Bytes>) {
+    let ended = slots.borrow().ended;
+    let next = slots
+        .wait_for(|slot| slot.run.is_some() || slot.ended != ended)
+        .await;
+    let Some(run) = next.ok().and_then(|slot| slot.run.clone()) else {
         return;
     };
-    let Some(run) = run else { return };
     let carried = async {
         while let Some(data) = from.recv().await {
             run.input(Some(data)).await?;

@@ -49,8 +49,7 @@ pub async fn follow(
     };
     let exit = pump.run(conversation).await;
     entry.log.end_run();
-    entry.end_output();
-    entry.run.send_replace(None);
+    entry.end_run();
     local.unpublish(&run);
     // An error: whoever was to announce it is gone, and so is its claim to be first.
     let _ = announced.await;

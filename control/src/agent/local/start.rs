@@ -40,6 +40,7 @@ pub async fn start(
         Ok(booted) => booted,
         Err(error) => {
             local.clear(&container.id);
+            entry.end_run();
             return Err(error);
         }
     };
@@ -49,7 +50,7 @@ pub async fn start(
         tracing::error!(container = container.id.short(), %error, "output is lost to the log");
     }
     local.publish(&run);
-    entry.run.send_replace(Some(Arc::clone(&run)));
+    entry.begin_run(&run);
     let (announce, announced) = oneshot::channel();
     tokio::spawn(pump::follow(
         Arc::clone(local),

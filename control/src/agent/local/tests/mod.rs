@@ -245,8 +245,11 @@ fn a_program_that_is_not_there_is_an_error_with_dockers_code() {
     runtime().block_on(async {
         let node = node(dir.path()).await;
         let container = container(&["no-such-program"]);
+        node.agent.prepare(&container).await.unwrap();
+        let attached = node.agent.attach(&container.id, true).await.unwrap();
         let error = node.agent.start(&container, &[]).await.unwrap_err();
         assert!(matches!(&error, AgentError::Start { code: 127, message } if message.contains("no-such-program")), "{error:?}");
+        assert_eq!(everything(attached).await, b"", "attached clients are let go");
         assert!(!paths(dir.path()).pod(&container.id).exists());
     });
 }
