@@ -267,9 +267,17 @@ pub fn prune_build_cache() -> Answer {
 
 /// `GET /system/df`, in the form from before 1.52 and in the newer one beside it: clients read the one they know.
 pub async fn disk_usage(call: &Call) -> Answer {
-    let images = images::summaries(call).await?;
+    let mut images = images::summaries(call).await?;
+    let state = call.controller().state();
+    for image in &mut images {
+        let users = state
+            .containers
+            .values()
+            .filter(|c| c.tenant == call.tenant && c.image == image.id);
+        image.containers = users.count() as i64;
+    }
     let size: i64 = images.iter().map(|image| image.size).sum();
-    let containers = containers::summaries(&call.controller().state(), &call.tenant);
+    let containers = containers::summaries(&state, &call.tenant);
     answer::ok(&json!({
         "LayersSize": size,
         "Images": images,

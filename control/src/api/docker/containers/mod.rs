@@ -8,6 +8,7 @@ mod inspect;
 mod lifecycle;
 mod list;
 mod logs;
+mod out_of_force;
 mod ports;
 mod processes;
 mod prune;

@@ -1,0 +1,263 @@
+//! A node to ask: its API on a socket of this machine, and clients with certificates of its owner.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use serde_json::{Value, json};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::super::*;
+use crate::agent::NodeInfo;
+use crate::agent::local::tests::{Notes, monitor, paths};
+use crate::agent::local::{LocalAgent, LocalConfig};
+use crate::controller::{Reporter, Waits};
+use crate::network::{Network, NetworkConfig};
+use crate::raft::Replica;
+use crate::state::address;
+
+pub struct Ca {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: rcgen::Certificate,
+}
+
+impl Ca {
+    pub fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        Self {
+            issuer: Issuer::new(params, key),
+            certificate,
+        }
+    }
+
+    pub fn issue(&self, organisation: Option<&str>) -> (rcgen::Certificate, KeyPair) {
+        let mut params = CertificateParams::new(vec!["node".to_owned()]).unwrap();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "somebody");
+        if let Some(organisation) = organisation {
+            params
+                .distinguished_name
+                .push(DnType::OrganizationName, organisation);
+        }
+        let key = KeyPair::generate().unwrap();
+        (params.signed_by(&key, &self.issuer).unwrap(), key)
+    }
+}
+
+pub struct Server {
+    pub ca: Ca,
+    address: SocketAddr,
+    _task: AbortOnDropHandle<()>,
+    _dir: tempfile::TempDir,
+}
+
+/// A client's end of a connection.
+pub struct Client(http1::SendRequest<Full<Bytes>>);
+
+async fn controller(dir: &Path) -> Controller {
+    let files = paths(dir);
+    monitor::script(dir);
+    let template = zstd::encode_all([1u8; 4096].as_slice(), 1).unwrap();
+    std::fs::write(&files.template, template).unwrap();
+    std::fs::write(&files.kernel, "").unwrap();
+    std::fs::write(&files.initramfs, "").unwrap();
+    let waits = Arc::new(Waits::default());
+    let replica = Replica::open(&dir.join("raft"), 1, Arc::<Waits>::clone(&waits))
+        .await
+        .unwrap();
+    let images = hearth_image::Store::open(&dir.join("images"), Default::default())
+        .await
+        .unwrap();
+    let network = NetworkConfig {
+        pods: address::NETWORK,
+        prefix: address::PREFIX,
+        gateway: address::GATEWAY,
+    };
+    let network = Network::start_on(Box::new(Notes::default()), network).unwrap();
+    let (reporter, exits) = Reporter::new(replica.clone());
+    let config = LocalConfig {
+        paths: files,
+        node: NodeInfo {
+            storage: "ram".to_owned(),
+            storage_note: "no disk".to_owned(),
+            ..NodeInfo::default()
+        },
+        dns: vec![],
+    };
+    let agent = LocalAgent::new(config, images.clone(), network, Arc::new(reporter))
+        .await
+        .unwrap();
+    Controller::new(replica, waits, Arc::new(agent), images, exits)
+}
+
+pub async fn server() -> Server {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = Ca::new();
+    let (certificate, key) = ca.issue(None);
+    let tls = server_config(
+        &ca.certificate.pem(),
+        &certificate.pem(),
+        &key.serialize_pem(),
+    )
+    .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let task = tokio::spawn(serve(controller(dir.path()).await, listener, Arc::new(tls)));
+    Server {
+        ca,
+        address,
+        _task: AbortOnDropHandle::new(task),
+        _dir: dir,
+    }
+}
+
+impl Server {
+    /// A connection whose handshake is done, as far as a client of TLS 1.3 can tell.
+    pub async fn connect(
+        &self,
+        identity: Option<(rcgen::Certificate, KeyPair)>,
+    ) -> io::Result<Client> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.ca.certificate.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
+        let config = match identity {
+            None => builder.with_no_client_auth(),
+            Some((certificate, key)) => {
+                let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];
+                let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+                builder.with_client_auth_cert(chain, key).unwrap()
+            }
+        };
+        let stream = TcpStream::connect(self.address).await?;
+        let name = ServerName::try_from("node").unwrap();
+        let stream = tokio_rustls::TlsConnector::from(Arc::new(config))
+            .connect(name, stream)
+            .await?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection.with_upgrades());
+        Ok(Client(sender))
+    }
+
+    pub async fn client(&self, organisation: &str) -> Client {
+        self.connect(Some(self.ca.issue(Some(organisation))))
+            .await
+            .unwrap()
+    }
+}
+
+pub type Answer = hyper::Response<hyper::body::Incoming>;
+
+impl Client {
+    pub async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: impl Into<Bytes>,
+        headers: &[(&str, &str)],
+    ) -> hyper::Result<Answer> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "node");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.0.ready().await?;
+        self.0
+            .send_request(request.body(Full::new(body.into())).unwrap())
+            .await
+    }
+
+    pub async fn get(&mut self, path: &str) -> (StatusCode, Value) {
+        read(self.send(Method::GET, path, "", &[]).await.unwrap()).await
+    }
+
+    pub async fn post(&mut self, path: &str, body: Value) -> (StatusCode, Value) {
+        read(
+            self.send(Method::POST, path, body.to_string(), &[])
+                .await
+                .unwrap(),
+        )
+        .await
+    }
+
+    /// An image of one file, named `tiny:latest`.
+    pub async fn load_image(&mut self) {
+        let mut layer = tar::Builder::new(Vec::new());
+        add(&mut layer, "file", b"content");
+        let layer = layer.into_inner().unwrap();
+        let digest = hearth_image::Digest::of(&layer).to_string();
+        let config = json!({
+            "architecture": "amd64", "os": "linux", "created": "2024-01-01T00:00:00Z",
+            "config": { "Cmd": ["cat"], "Labels": { "of": "image" } },
+            "rootfs": { "type": "layers", "diff_ids": [digest] },
+        });
+        let manifest =
+            json!([{ "Config": "c.json", "RepoTags": ["tiny:latest"], "Layers": ["l.tar"] }]);
+        let mut archive = tar::Builder::new(Vec::new());
+        add(&mut archive, "c.json", config.to_string().as_bytes());
+        add(&mut archive, "l.tar", &layer);
+        add(
+            &mut archive,
+            "manifest.json",
+            manifest.to_string().as_bytes(),
+        );
+        let answer = self
+            .send(
+                Method::POST,
+                "/images/load?quiet=1",
+                archive.into_inner().unwrap(),
+                &[],
+            )
+            .await
+            .unwrap();
+        assert_eq!(
+            read(answer).await.1["stream"],
+            "Loaded image: tiny:latest\n"
+        );
+    }
+
+    pub async fn create(&mut self, body: Value) -> String {
+        let (status, created) = self.post("/v1.43/containers/create", body).await;
+        assert_eq!(status, StatusCode::CREATED, "{created}");
+        created["Id"].as_str().unwrap().to_owned()
+    }
+}
+
+fn add(archive: &mut tar::Builder<Vec<u8>>, name: &str, content: &[u8]) {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o644);
+    archive.append_data(&mut header, name, content).unwrap();
+}
+
+pub async fn read(answer: Answer) -> (StatusCode, Value) {
+    let status = answer.status();
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+}
+
+pub fn run<F: Future<Output = ()>>(test: F) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(test);
+}
