@@ -83,10 +83,14 @@ const ROWS: [Row; 7] = [
     },
 ];
 
-/// Measures, writes the table, and prints it, or one JSON object.
-pub fn run(as_json: bool) -> Result<()> {
+/// Measures `efi`, or what it builds, and prints one JSON object, or the table, which it also writes unless told which file to measure.
+pub fn run(efi: Option<&Path>, as_json: bool) -> Result<()> {
     let prerequisites = prerequisites::ensure()?;
-    let efi = image::build(&prerequisites)?;
+    let built = efi.is_none();
+    let efi = match efi {
+        Some(efi) => efi.to_owned(),
+        None => image::build(&prerequisites)?,
+    };
     let dir = paths::build().join("bench");
     fs::create_dir_all(&dir)?;
 
@@ -122,7 +126,9 @@ pub fn run(as_json: bool) -> Result<()> {
         result["run_shares"] = shares_of(shares.1);
     }
     let table = table(&result);
-    fs::write(paths::project().join(TABLE), &table)?;
+    if built {
+        fs::write(paths::project().join(TABLE), &table)?;
+    }
     if as_json {
         println!("{result}");
     } else {

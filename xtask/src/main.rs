@@ -1,5 +1,6 @@
 //! `cargo xtask COMMAND`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
 
@@ -64,6 +65,9 @@ struct Bench {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    /// Measure this hearth.efi instead of building one, and leave docs/BENCHMARKS.md alone
+    #[arg(long)]
+    image: Option<PathBuf>,
 }
 
 /// More processors make nothing faster that one person tries out.
@@ -98,7 +102,7 @@ fn run(command: Command) -> Result<()> {
             Ok(())
         }
         Command::Test(options) => checks::run(options.filter.as_deref()),
-        Command::Bench(options) => bench::run(options.json),
+        Command::Bench(options) => bench::run(options.image.as_deref(), options.json),
         Command::ForwardPorts => trial::forward_ports(),
     }
 }

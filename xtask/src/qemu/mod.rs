@@ -189,6 +189,12 @@ impl Machine {
         Ok(running)
     }
 
+    /// An emulated processor may not get to run for as long as the kernel waits for a timer to tick; the kernel then takes
+    /// the timer for broken, and stops.
+    fn emulation_option(&self) -> Option<&'static str> {
+        (self.accelerator != Accelerator::Kvm).then_some("no_timer_check")
+    }
+
     /// The command that [`Machine::start`] runs.
     pub fn command(&self) -> Result<Command> {
         let mut qemu = Command::new("qemu-system-x86_64");
@@ -235,7 +241,10 @@ impl Machine {
                     &flash(&variables, "off"),
                 ]);
                 qemu.arg("-kernel").arg(efi);
-                if let Some(extra) = &self.extra_command_line {
+                let extra = [self.emulation_option(), self.extra_command_line.as_deref()];
+                let extra: Vec<&str> = extra.into_iter().flatten().collect();
+                if !extra.is_empty() {
+                    let extra = extra.join(" ");
                     qemu.args([
                         "-smbios",
                         &format!("type=11,value=io.systemd.stub.kernel-cmdline-extra={extra}"),
@@ -247,10 +256,9 @@ impl Machine {
                 initramfs,
                 command_line,
             } => {
-                qemu.arg("-kernel")
-                    .arg(kernel)
-                    .arg("-append")
-                    .arg(command_line);
+                let extra = self.emulation_option().unwrap_or_default();
+                qemu.arg("-kernel").arg(kernel).arg("-append");
+                qemu.arg(format!("{command_line} {extra}").trim_end());
                 if let Some(initramfs) = initramfs {
                     qemu.arg("-initrd").arg(initramfs);
                 }
