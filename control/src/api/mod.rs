@@ -52,6 +52,9 @@ const KEEPALIVE_PROBES: u32 = 4;
 /// Pause after a failed `accept`, which fails when descriptors have run out: some must be closed first.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// A client's connection after its handshake.
+type ClientStream = tokio_rustls::server::TlsStream<TcpStream>;
+
 /// Answers clients until dropped; then every connection is closed.
 pub async fn serve(controller: Controller, listener: TcpListener, tls: Arc<rustls::ServerConfig>) {
     let acceptor = TlsAcceptor::from(tls);
@@ -98,11 +101,7 @@ pub async fn serve(controller: Controller, listener: TcpListener, tls: Arc<rustl
 }
 
 /// One connection, from its first request to the end of what an upgrade made of it.
-async fn connection(
-    api: Arc<docker::Docker>,
-    caller: tls::Caller,
-    stream: tokio_rustls::server::TlsStream<TcpStream>,
-) {
+async fn connection(api: Arc<docker::Docker>, caller: tls::Caller, stream: ClientStream) {
     let session = docker::Session::new(api, caller);
     let service = {
         let session = session.clone();

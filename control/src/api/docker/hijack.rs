@@ -14,16 +14,18 @@ use http_body_util::BodyExt;
 use hyper::StatusCode;
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, UPGRADE};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
+use tokio::net::TcpStream;
 use tokio_util::io::{ReaderStream, StreamReader};
 use tokio_util::task::AbortOnDropHandle;
-use tracing::debug;
+use tracing::{debug, error, warn};
 
 use super::answer::{self, Answer, Response};
 use super::call::Call;
 use super::detach::DetachKeys;
 use super::frames;
 use crate::agent::{Attached, InputSink, LogStream, Stream};
+use crate::api::ClientStream;
 
 /// Read from a client at a time, bytes.
 const READ_SIZE: usize = 32 << 10;
@@ -69,10 +71,17 @@ pub(super) fn begin(call: Call, attached: Attached, manner: Manner) -> Answer {
     };
     session.set_upgraded(Box::pin(async move {
         match upgrade.await {
-            Ok(stream) => {
-                let (reader, writer) = tokio::io::split(TokioIo::new(stream));
-                converse(reader, writer, attached, manner).await;
-            }
+            Ok(stream) => match stream.downcast::<TokioIo<ClientStream>>() {
+                Ok(parts) => {
+                    let stream = parts.io.into_inner();
+                    let broken = broken(stream.get_ref().0);
+                    let (reader, writer) = tokio::io::split(stream);
+                    // What the client sent right behind its request was read along with it.
+                    let reader = io::Cursor::new(parts.read_buf).chain(reader);
+                    converse(reader, writer, broken, attached, manner).await;
+                }
+                Err(_) => error!("an upgraded connection is not the one that was accepted"),
+            },
             Err(error) => debug!(%error, "a client went before its connection was upgraded"),
         }
     }));
@@ -98,7 +107,13 @@ fn through_bodies(
     let (near, far) = tokio::io::duplex(PIPE_SIZE);
     let input = StreamReader::new(body.into_data_stream().map_err(io::Error::other));
     // The conversation ends with the response: hyper drops the body when the client has gone.
-    let task = AbortOnDropHandle::new(tokio::spawn(converse(input, near, attached, manner)));
+    let task = AbortOnDropHandle::new(tokio::spawn(converse(
+        input,
+        near,
+        std::future::pending(),
+        attached,
+        manner,
+    )));
     let output = ReaderStream::with_capacity(far, READ_SIZE).map(move |piece| {
         let _ = &task;
         piece
@@ -106,9 +121,33 @@ fn through_bodies(
     answer::stream(content_type, output)
 }
 
-/// Carries bytes until one side has had enough.
-async fn converse<R, W>(mut reader: R, mut writer: W, attached: Attached, manner: Manner)
-where
+/// Returns once the connection has failed: reset, or dead by the keep-alive probes. That nothing more is read from it, which is the usual
+/// state of a client without stdin, must not keep it for as long as the process is silent.
+fn broken(stream: &TcpStream) -> impl Future<Output = ()> + Send + use<> {
+    let watched = rustix::io::dup(stream)
+        .map_err(io::Error::from)
+        .and_then(|copy| TcpStream::from_std(copy.into()));
+    async move {
+        match watched {
+            Ok(stream) => {
+                let _ = stream.ready(Interest::ERROR).await;
+            }
+            Err(error) => {
+                warn!(%error, "a client's connection can't be watched");
+                std::future::pending().await
+            }
+        }
+    }
+}
+
+/// Carries bytes until one side has had enough, or the connection is `broken`.
+async fn converse<R, W>(
+    mut reader: R,
+    mut writer: W,
+    broken: impl Future<Output = ()> + Send,
+    attached: Attached,
+    manner: Manner,
+) where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
@@ -133,7 +172,10 @@ where
         tokio::select! {
             sent = &mut talk => end_of_output(sent),
             heard = &mut listen => match heard {
-                Heard::End => end_of_output(talk.await),
+                Heard::End => tokio::select! {
+                    sent = &mut talk => end_of_output(sent),
+                    () = broken => Ending::Gone,
+                },
                 Heard::Gone => Ending::Gone,
                 Heard::DetachKeys => Ending::Detached,
             },
@@ -210,6 +252,9 @@ async fn take_input<R: AsyncRead + Unpin>(
         let mut piece = match reader.read_buf(&mut buffer).await {
             Ok(0) => return Heard::End,
             Ok(_) => buffer.split().freeze(),
+            // The TCP connection was closed in this direction without TLS's farewell: some clients' way to end stdin (docker-py's
+            // among them), and a killed client's as well. The next output, or probe, tells which.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Heard::End,
             Err(error) => {
                 debug!(%error, "reading from an attached client");
                 return Heard::Gone;
@@ -272,7 +317,13 @@ mod tests {
             output: output_end,
             input: Some(input_end),
         };
-        let task = tokio::spawn(converse(reader, writer, attached, manner));
+        let task = tokio::spawn(converse(
+            reader,
+            writer,
+            std::future::pending(),
+            attached,
+            manner,
+        ));
         Talk {
             client,
             output,
@@ -316,6 +367,24 @@ mod tests {
         drop(t.client);
         t.task.await.unwrap();
         assert!(t.output.is_closed());
+    }
+
+    #[tokio::test]
+    async fn a_reset_is_noticed_while_nothing_is_read_and_a_half_close_is_none() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        let (mut server, _) = listener.accept().await.unwrap();
+        let mut broken = pin!(broken(&server));
+        let (_, mut half) = client.into_split();
+        half.shutdown().await.unwrap();
+        assert_eq!(server.read(&mut [0; 1]).await.unwrap(), 0);
+        assert!(futures_util::poll!(&mut broken).is_pending());
+        // Nobody reads what is sent: the close of such a socket is a reset.
+        server.write_all(b"unread").await.unwrap();
+        drop(half);
+        broken.await;
     }
 
     #[tokio::test]
