@@ -133,7 +133,7 @@ impl Controller {
 }
 
 /// Whether the policy asks for another run after the one that has ended.
-pub(super) fn wants_restart(container: &Container) -> bool {
+pub(crate) fn wants_restart(container: &Container) -> bool {
     let status = &container.status;
     if status.phase != Phase::Exited || status.stopped_by_user {
         return false;

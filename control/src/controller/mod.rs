@@ -22,6 +22,7 @@ use crate::state::{
     State, Status, Tenant,
 };
 
+pub(crate) use exits::wants_restart;
 pub use exits::{Exits, Reporter};
 pub use waits::Waits;
 

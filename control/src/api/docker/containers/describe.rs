@@ -1,7 +1,8 @@
 //! How a container looks from outside: the words that `ps` and `inspect` share.
 
 use crate::api::docker::timestamps;
-use crate::state::{Container, Phase, RestartPolicy, State};
+use crate::controller::wants_restart;
+use crate::state::{Container, Phase, State};
 
 /// docker's word for where it is in its life.
 pub fn state(container: &Container) -> &'static str {
@@ -10,23 +11,8 @@ pub fn state(container: &Container) -> &'static str {
         Phase::Running => "running",
         Phase::Starting if container.status.started_ns == 0 => "created",
         Phase::Starting => "restarting",
-        Phase::Exited if is_restarting(container) => "restarting",
+        Phase::Exited if wants_restart(container) => "restarting",
         Phase::Exited => "exited",
-    }
-}
-
-/// It has exited and its policy will start it again.
-fn is_restarting(container: &Container) -> bool {
-    let status = &container.status;
-    if status.phase != Phase::Exited || status.stopped_by_user || !status.error.is_empty() {
-        return false;
-    }
-    match container.spec.restart {
-        RestartPolicy::No => false,
-        RestartPolicy::Always | RestartPolicy::UnlessStopped => true,
-        RestartPolicy::OnFailure { maximum_retries } => {
-            status.exit.code != 0 && (maximum_retries == 0 || status.restarts < maximum_retries)
-        }
     }
 }
 
@@ -98,7 +84,7 @@ pub fn hostname(container: &Container) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::state::{ContainerId, ContainerSpec, Exit, NodeId, Status};
+    use crate::state::{ContainerId, ContainerSpec, Exit, NodeId, RestartPolicy, Status};
 
     /// A container that was never started.
     pub fn container(id: u8, name: &str, spec: ContainerSpec) -> Container {
