@@ -82,7 +82,11 @@ pub async fn run() -> Result<(), Failure> {
             None
         }
     };
-    terminate.recv().await;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        // The containers go on; the next process takes them up, and what they did meanwhile is committed then.
+        failure = controller.failed() => return Err(failure.into()),
+    }
     tracing::info!("stopping containers");
     if let Some(serving) = serving {
         serving.abort();

@@ -199,10 +199,10 @@ impl Controller {
             })
             .await
         {
-            // `--rm` was faster.
-            Err(Error::Refused(Refusal::NoSuchContainer(_))) if force => return Ok(()),
-            removed => removed?,
-        };
+            // `--rm` was faster with this; its files are waited for all the same.
+            Err(Error::Refused(Refusal::NoSuchContainer(_))) if force => {}
+            removed => drop(removed?),
+        }
         // The container is gone; files that can't be removed now are swept at the next start.
         if let Err(error) = self.inner.agent.discard(id).await {
             tracing::error!(container = id.short(), %error, "removing its files");
@@ -251,6 +251,11 @@ impl Controller {
             })
         });
         futures_util::future::join_all(ends).await;
+    }
+
+    /// Waits until commands can't be committed any more, whatever comes.
+    pub async fn failed(&self) -> Error {
+        self.inner.replica.failed().await.into()
     }
 
     /// The last command: the log is closed after it.

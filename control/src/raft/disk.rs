@@ -12,6 +12,7 @@
 //!       "snapshot"    -> State as CBOR
 //! ```
 
+use std::fs::OpenOptions;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +21,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use redb::{
     Database, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
 };
+use rustix::fs::{FallocateFlags, IFlags, ioctl_getflags, ioctl_setflags};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -33,6 +35,8 @@ pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("
 
 /// redb's page cache, bytes: the log is written once and read at start, and a node's memory is its containers'.
 const CACHE_BYTES: usize = 1 << 20;
+/// Room for the file, taken when it is made: the log between two snapshots, and two snapshots, of ten thousand containers.
+const RESERVED_BYTES: u64 = 64 << 20;
 const FILE: &str = "replica.redb";
 
 /// Why the replica's file could not be used.
@@ -104,6 +108,7 @@ impl Disk {
                 reason,
             };
             std::fs::create_dir_all(&dir).map_err(|e| failed(e.to_string()))?;
+            reserve(&path).map_err(|e| failed(e.to_string()))?;
             let database = Database::builder()
                 .set_cache_size(CACHE_BYTES)
                 .create(&path)
@@ -254,6 +259,25 @@ impl Disk {
         let disk = self.clone();
         blocking(move || read(&disk.begin_read()?.open_table(LOG)?)).await
     }
+}
+
+/// Takes the file's room beforehand, and has it overwritten in place: on a disk that containers have filled, commands are what makes room
+/// again. On file systems that never write in place (or can't be told to) nothing is done; redb's own checksums cover the file.
+fn reserve(path: &Path) -> std::io::Result<()> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)?;
+    if file.metadata()?.len() == 0 {
+        let in_place =
+            ioctl_getflags(&file).and_then(|flags| ioctl_setflags(&file, flags | IFlags::NOCOW));
+        if in_place.is_ok() {
+            rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, RESERVED_BYTES)?;
+        }
+    }
+    Ok(())
 }
 
 /// Set one value of `meta` within a transaction.

@@ -200,6 +200,19 @@ impl Replica {
         self.shared.events.subscribe()
     }
 
+    /// Waits until this replica can't go on: a write has failed. Only a new process, which reads what the disk really holds, can.
+    pub async fn failed(&self) -> ReplicaError {
+        let mut metrics = self.raft.metrics();
+        loop {
+            if let Err(fatal) = &metrics.borrow_and_update().running_state {
+                return ReplicaError::Unavailable(fatal.to_string());
+            }
+            if metrics.changed().await.is_err() {
+                return ReplicaError::Unavailable("raft has stopped".into());
+            }
+        }
+    }
+
     /// Write what is still in memory and stop.
     pub async fn close(&self) {
         if let Err(error) = self.raft.shutdown().await {

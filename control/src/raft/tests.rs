@@ -97,3 +97,28 @@ async fn a_refusal_is_an_answer_and_events_come_in_order() {
     assert_eq!(events.recv().await.unwrap().action, "untag");
     replica.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "fills the file system of TMPDIR, which has to be a small btrfs of its own"]
+async fn commands_are_taken_on_a_full_disk() {
+    use std::io::Write;
+    let dir = tempfile::tempdir().unwrap();
+    let replica = open(dir.path()).await;
+    let mut filler = std::fs::File::create(dir.path().join("filler")).unwrap();
+    for size in [1 << 20, 4096, 1] {
+        let noise: Vec<u8> = (0..size as u32)
+            .map(|n| (n.wrapping_mul(2654435761) >> 13) as u8)
+            .collect();
+        while filler
+            .write_all(&noise)
+            .and_then(|()| filler.sync_data())
+            .is_ok()
+        {}
+    }
+    assert!(std::fs::write(dir.path().join("more"), vec![1; 1 << 20]).is_err());
+    for n in 0..2 * super::ENTRIES_PER_SNAPSHOT {
+        replica.propose(load(n % 1000)).await.unwrap().unwrap();
+    }
+    replica.close().await;
+    assert_eq!(open(dir.path()).await.state().images.len(), 1000);
+}

@@ -86,6 +86,12 @@ impl Log {
 
     /// The run that was on is over: followers come to their end.
     pub fn end_run(&self) {
+        // Whoever writes next opens it again: an open file for every container that ever ran would be too many.
+        self.shared
+            .writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         self.shared.progress.send_modify(|p| p.running = false);
     }
 
