@@ -147,12 +147,22 @@ fn stdin_reaches_the_process_and_its_end_too() {
     let mut spec = container("c1", "cat; echo end");
     spec.process.stdin = true;
     let mut follower = machine.start(spec).unwrap();
-    let mut input = machine.request(&Request::Input {
-        process: "c1".into(),
-    });
-    assert_eq!(read::<Reply>(&mut input).unwrap(), Some(Reply::Done));
-    input.write_all(b"some\nlines\n").unwrap();
+    let open = || {
+        let mut input = machine.request(&Request::Input {
+            process: "c1".into(),
+        });
+        assert_eq!(read::<Reply>(&mut input).unwrap(), Some(Reply::Done));
+        input
+    };
+    // As when the host's controller is killed.
+    let mut lost = open();
+    lost.write_all(b"some\n").unwrap();
+    follower.read_until("some\n");
+    drop(lost);
+    let mut input = open();
+    input.write_all(b"lines\n").unwrap();
     input.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(read::<Reply>(&mut input).unwrap(), Some(Reply::Done));
     assert_eq!(follower.finish().0, "some\nlines\nend\n");
 }
 

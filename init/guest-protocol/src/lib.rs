@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! Start, Exec, Follow   ->  Started, (Output | ...)*, Exited      client sends Acknowledge between, at its leisure
-//! Input                 ->  Done, then raw bytes client -> guest; half-close is the end of the process's stdin
+//! Input                 ->  Done, then raw bytes client -> guest; half-close is the end of the process's stdin, answered Done
 //! anything else         ->  one Reply
 //! ```
 //!
@@ -52,7 +52,8 @@ pub enum Request {
         /// First byte wanted; what lies before it counts as acknowledged.
         from: u64,
     },
-    /// Everything that follows on this connection is the process's stdin.
+    /// Everything that follows on this connection is the process's stdin. A half-close ends it; a connection that is closed in both
+    /// directions leaves it open, for that is what the death of the host's controller looks like.
     Input {
         /// Which process.
         process: ProcessId,

@@ -4,6 +4,8 @@ use std::io::{ErrorKind, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
+use hearth_guest_protocol as protocol;
+use hearth_guest_protocol::Reply;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
@@ -12,14 +14,20 @@ use super::process::Process;
 /// Bytes passed on at a time: what a pipe holds.
 const BUFFER_LEN: usize = 64 << 10;
 
-/// Passes on what comes until the host's side is closed, which ends the process's stdin, or until the process no longer reads.
-/// A connection that breaks (as when the host's controller is killed) leaves stdin open for the next one.
+/// Passes on what comes until the host half-closes, which ends the process's stdin and is answered, or until the process no longer reads.
+/// A connection that breaks or is closed altogether (as when the host's controller is killed) leaves stdin open for the next one.
 pub fn pass_on(mut connection: UnixStream, process: &Process) {
     let Some(stdin) = process.stdin() else { return };
     let mut buffer = vec![0; BUFFER_LEN];
     loop {
         match connection.read(&mut buffer) {
-            Ok(0) => return process.close_stdin(),
+            Ok(0) => {
+                // Whoever still listens has meant it.
+                if protocol::write(&mut connection, &Reply::Done).is_ok() {
+                    process.close_stdin();
+                }
+                return;
+            }
             Ok(length) => {
                 if write_all(&stdin, process, &buffer[..length]).is_err() {
                     return;
