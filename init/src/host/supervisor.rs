@@ -195,12 +195,19 @@ fn spawn() -> io::Result<(Pid, ChildStderr)> {
     let fd = group.as_raw_fd();
     let enter_group = move || {
         // SAFETY: write(2) of a constant to a descriptor that is open until after the fork.
-        match unsafe { libc::write(fd, b"0".as_ptr().cast(), 1) } {
-            1 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
+        if unsafe { libc::write(fd, b"0".as_ptr().cast(), 1) } != 1 {
+            return Err(io::Error::last_os_error());
         }
+        // Signals that init reads from a descriptor are blocked, and a child inherits that: it would never hear SIGTERM.
+        // SAFETY: the set is initialised by sigemptyset before it is used; the calls keep no pointer.
+        unsafe {
+            let mut none: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut none);
+            libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+        }
+        Ok(())
     };
-    // SAFETY: between fork and exec the closure makes one system call and, on failure, reads errno.
+    // SAFETY: between fork and exec the closure makes two system calls and, on failure, reads errno.
     unsafe { command.pre_exec(enter_group) };
     let mut child = command.spawn()?;
     drop(group);
