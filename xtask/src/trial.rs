@@ -29,8 +29,9 @@ const BOOT_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long after a failed attempt the API is asked again.
 const ASK_INTERVAL: Duration = Duration::from_millis(300);
 
-/// How long a node may take to shut down before its plug is pulled: longer than containers are given to stop.
-const POWER_OFF_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a node may take to shut down before its plug is pulled: longer than the minute after which the node itself gives
+/// up on what doesn't stop.
+const POWER_OFF_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// How often the console is looked at for new lines.
 const CONSOLE_INTERVAL: Duration = Duration::from_millis(200);
