@@ -4,6 +4,7 @@ use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
 // Leaf 1.
 const HYPERVISOR: u32 = 1 << 31;
+const VMX: u32 = 1 << 5;
 const TSC_DEADLINE: u32 = 1 << 24;
 const PERFORMANCE_CAPABILITIES: u32 = 1 << 15;
 const DEBUG_STORE_64: u32 = 1 << 2;
@@ -13,6 +14,7 @@ const DEBUG_STORE: u32 = 1 << 21;
 // Leaf 0x8000_0001, ECX: IBS and the three sets of performance counters of AMD.
 const AMD_COUNTERS: u32 = 1 << 10 | 1 << 23 | 1 << 24 | 1 << 28;
 const AMD_LEGACY_MULTICORE: u32 = 1 << 1;
+const SVM: u32 = 1 << 2;
 
 /// Leaf 0x4000_0001: asynchronous page faults, in all three forms. They pay where a guest's memory is swapped out, cost exits at
 /// start, and a page of guest memory per CPU.
@@ -26,7 +28,8 @@ const LEVEL_THREAD: u32 = 1;
 const LEVEL_CORE: u32 = 2;
 
 /// CPUID of the virtual CPU `index` of `count`, from what KVM supports. Guests get no performance counters: probing for them is a
-/// good part of a kernel's start, and they tell about neighbours.
+/// good part of a kernel's start, and they tell about neighbours. Nor do they get virtualisation: guests of guests are a large
+/// part of what can go wrong in KVM.
 pub fn for_vcpu(supported: &CpuId, index: u8, count: u8, tsc_deadline: bool) -> CpuId {
     let (id, count) = (u32::from(index), u32::from(count));
     let bits = count.next_power_of_two().trailing_zeros();
@@ -38,7 +41,7 @@ pub fn for_vcpu(supported: &CpuId, index: u8, count: u8, tsc_deadline: bool) -> 
             1 => {
                 entry.ebx = entry.ebx & 0xffff | count.next_power_of_two() << 16 | id << 24;
                 entry.ecx |= HYPERVISOR;
-                entry.ecx &= !(PERFORMANCE_CAPABILITIES | DEBUG_STORE_64 | TSC_DEADLINE);
+                entry.ecx &= !(PERFORMANCE_CAPABILITIES | DEBUG_STORE_64 | TSC_DEADLINE | VMX);
                 entry.edx &= !(DEBUG_STORE | HYPER_THREADING);
                 if tsc_deadline {
                     entry.ecx |= TSC_DEADLINE;
@@ -63,7 +66,7 @@ pub fn for_vcpu(supported: &CpuId, index: u8, count: u8, tsc_deadline: bool) -> 
             0xb | 0x1f => continue,
             0x4000_0001 => entry.eax &= !ASYNC_PAGE_FAULTS,
             0x8000_0001 => {
-                entry.ecx &= !AMD_COUNTERS;
+                entry.ecx &= !(AMD_COUNTERS | SVM);
                 if count == 1 {
                     entry.ecx &= !AMD_LEGACY_MULTICORE;
                 }
@@ -124,6 +127,7 @@ mod tests {
             leaf(4, 0x63, 0, 0, 0),
             leaf(0xa, 5, 5, 5, 5),
             leaf(0xb, 9, 9, 9, 9),
+            leaf(0x8000_0001, 0, 0, u32::MAX, u32::MAX),
         ])
         .unwrap()
     }
@@ -153,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_no_performance_counters() {
+    fn there_are_no_performance_counters_and_no_guests_of_guests() {
         let cpuid = for_vcpu(&supported(), 0, 1, false);
         assert_eq!(find(&cpuid, 0xa, 0).eax, 0);
         assert_eq!(
@@ -161,5 +165,7 @@ mod tests {
             0
         );
         assert_eq!(find(&cpuid, 1, 0).edx & HYPER_THREADING, 0);
+        assert_eq!(find(&cpuid, 1, 0).ecx & VMX, 0);
+        assert_eq!(find(&cpuid, 0x8000_0001, 0).ecx & (AMD_COUNTERS | SVM), 0);
     }
 }

@@ -320,3 +320,130 @@ impl State {
         self.config_generation = self.config_generation.wrapping_add(1);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Rng;
+    use crate::virtio::testing::memory;
+    use proptest::prelude::*;
+    use virtio_bindings::virtio_config::{VIRTIO_CONFIG_S_ACKNOWLEDGE, VIRTIO_CONFIG_S_DRIVER};
+
+    fn transport() -> Transport {
+        Transport::new(Box::new(Rng), memory()).unwrap()
+    }
+
+    fn get(transport: &Transport, register: u32) -> u32 {
+        let mut data = [0; 4];
+        transport.read(register.into(), &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    fn put(transport: &Transport, register: u32, value: u32) {
+        transport.write(register.into(), &value.to_le_bytes());
+    }
+
+    /// What a driver does, up to and including the queue.
+    fn negotiate(transport: &Transport, features: u64) -> u32 {
+        let status = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
+        put(transport, VIRTIO_MMIO_STATUS, status);
+        for page in [0, 1] {
+            put(transport, VIRTIO_MMIO_DRIVER_FEATURES_SEL, page);
+            put(
+                transport,
+                VIRTIO_MMIO_DRIVER_FEATURES,
+                (features >> (32 * page)) as u32,
+            );
+        }
+        put(
+            transport,
+            VIRTIO_MMIO_STATUS,
+            status | VIRTIO_CONFIG_S_FEATURES_OK,
+        );
+        put(transport, VIRTIO_MMIO_QUEUE_NUM, 16);
+        put(transport, VIRTIO_MMIO_QUEUE_DESC_LOW, 0x1000);
+        put(transport, VIRTIO_MMIO_QUEUE_AVAIL_LOW, 0x2000);
+        put(transport, VIRTIO_MMIO_QUEUE_USED_LOW, 0x3000);
+        put(transport, VIRTIO_MMIO_QUEUE_READY, 1);
+        get(transport, VIRTIO_MMIO_STATUS)
+    }
+
+    #[test]
+    fn a_queue_can_not_be_changed_once_the_driver_is_ready() {
+        let transport = transport();
+        let status = negotiate(&transport, 1 << VIRTIO_F_VERSION_1);
+        put(
+            &transport,
+            VIRTIO_MMIO_STATUS,
+            status | VIRTIO_CONFIG_S_DRIVER_OK,
+        );
+        assert_eq!(
+            get(&transport, VIRTIO_MMIO_STATUS),
+            status | VIRTIO_CONFIG_S_DRIVER_OK
+        );
+        put(&transport, VIRTIO_MMIO_QUEUE_READY, 0);
+        put(&transport, VIRTIO_MMIO_QUEUE_NUM, 64);
+        put(&transport, VIRTIO_MMIO_QUEUE_DESC_HIGH, 1);
+        let state = transport.state();
+        let queue = &state.rings[0].queue;
+        assert_eq!(
+            (queue.ready(), queue.size(), queue.desc_table()),
+            (true, 16, 0x1000)
+        );
+        drop(state);
+        put(&transport, VIRTIO_MMIO_STATUS, 0);
+        assert_eq!(get(&transport, VIRTIO_MMIO_QUEUE_READY), 0);
+    }
+
+    #[test]
+    fn features_that_were_not_offered_are_not_accepted() {
+        for features in [0, 1 << VIRTIO_F_VERSION_1 | 1] {
+            assert_eq!(
+                negotiate(&transport(), features) & VIRTIO_CONFIG_S_FEATURES_OK,
+                0
+            );
+        }
+    }
+
+    #[test]
+    fn a_queue_outside_memory_makes_the_device_ask_for_a_reset() {
+        let transport = transport();
+        put(&transport, VIRTIO_MMIO_QUEUE_SEL, 0);
+        let status = negotiate(&transport, 1 << VIRTIO_F_VERSION_1);
+        put(&transport, VIRTIO_MMIO_QUEUE_READY, 0);
+        put(&transport, VIRTIO_MMIO_QUEUE_DESC_HIGH, 1);
+        put(&transport, VIRTIO_MMIO_QUEUE_READY, 1);
+        put(
+            &transport,
+            VIRTIO_MMIO_STATUS,
+            status | VIRTIO_CONFIG_S_DRIVER_OK,
+        );
+        let now = get(&transport, VIRTIO_MMIO_STATUS);
+        assert_ne!(now & VIRTIO_CONFIG_S_NEEDS_RESET, 0);
+        assert_eq!(
+            get(&transport, VIRTIO_MMIO_INTERRUPT_STATUS),
+            VIRTIO_MMIO_INT_CONFIG
+        );
+        transport.notified();
+    }
+
+    proptest! {
+        #[test]
+        fn any_registers_in_any_order_are_harmless(
+            accesses in proptest::collection::vec(
+                (0..0x44u32, prop_oneof![0..16u32, any::<u32>()], any::<bool>(), 0..10u8), 0..300),
+        ) {
+            let transport = transport();
+            for (register, value, write, event) in accesses {
+                if write {
+                    put(&transport, register * 4, value);
+                } else {
+                    get(&transport, register * 4);
+                }
+                if event == 0 {
+                    transport.notified();
+                }
+            }
+        }
+    }
+}
