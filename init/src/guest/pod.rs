@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use hearth_guest_protocol::{Error, Network, Pod};
 use rustix::fs::Timespec;
 use rustix::net::{AddressFamily, SocketType, netdevice::name_to_index, socket};
-use rustix::time::{ClockId, clock_settime};
+use rustix::time::{ClockId, clock_gettime, clock_settime};
 
 use super::system;
 use crate::entropy;
@@ -22,11 +22,14 @@ const SYSCTLS: [(&str, &str); 2] = [
 
 /// Sets all of it.
 pub fn prepare(pod: &Pod) -> Result<(), Error> {
-    let now = Timespec {
+    let sent = Timespec {
         tv_sec: (pod.clock_ns / NANOSECONDS) as i64,
         tv_nsec: (pod.clock_ns % NANOSECONDS) as _,
     };
-    clock_settime(ClockId::Realtime, now).map_err(system("setting the clock"))?;
+    // The request may have waited for this machine to boot: a clock that is past it (the hypervisor's own gives the time) is right.
+    if clock_gettime(ClockId::Realtime) < sent {
+        clock_settime(ClockId::Realtime, sent).map_err(system("setting the clock"))?;
+    }
     entropy::add(&pod.entropy).map_err(system("seeding the random pool"))?;
     set_up_network(pod.network.as_ref()).map_err(system("setting up the network"))?;
     for (name, value) in SYSCTLS {
