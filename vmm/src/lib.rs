@@ -25,6 +25,7 @@ pub mod machine;
 pub mod memory;
 pub mod net;
 pub mod rng;
+mod running;
 pub mod vcpu;
 pub mod virtio;
 pub mod vsock;

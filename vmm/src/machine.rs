@@ -2,26 +2,23 @@
 
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use hearth_vmm_api::Description;
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, IoEventAddress, Kvm, NoDatamatch, VcpuFd, VmFd};
 use virtio_bindings::virtio_mmio::VIRTIO_MMIO_QUEUE_NOTIFY;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::epoll::{Epoll, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
-use vmm_sys_util::signal::Killable;
 
-use crate::api::{Commands, Server};
+use crate::api::Server;
 use crate::balloon::Balloon;
 use crate::block::Block;
 use crate::boot;
 use crate::boot::command_line::{self, DevicePlace};
 use crate::bus::{self, Bus, Console};
-use crate::events::{self, Watcher};
-use crate::failure::{Failure, kick_signal};
+use crate::events::Watcher;
+use crate::failure::Failure;
 use crate::gate::Gate;
 use crate::inherit::{Inheritance, check_disk};
 use crate::jail::seccomp::{self, Thread};
@@ -29,6 +26,7 @@ use crate::jail::{self, Limits};
 use crate::memory::{self, GuestMemory};
 use crate::net::{Net, tun::Tun};
 use crate::rng::Rng;
+use crate::running::{API, ENDED, Running};
 use crate::vcpu::statistics::Exits;
 use crate::vcpu::thread::{self, End, Shared};
 use crate::vcpu::{cpuid, registers};
@@ -54,10 +52,6 @@ const OTHER_DESCRIPTORS: u64 = 512;
 const KVM_THREADS: u64 = 1;
 /// What the console or stderr may be written to as regular files, bytes.
 const LOG_ROOM: u64 = 64 << 20;
-
-/// Sources on the main thread's control epoll.
-const API: u32 = 0;
-const ENDED: u32 = 1;
 
 /// A microVM that is ready to run.
 pub struct Machine {
@@ -268,85 +262,6 @@ fn run_disks(disks: &mut Worker, call: &EventFd, shared: &Shared) {
                 return;
             }
         }
-    }
-}
-
-/// A microVM whose threads run, as its main thread sees it.
-struct Running {
-    name: String,
-    exits: Vec<Exits>,
-    shared: Arc<Shared>,
-    ready: Arc<AtomicBool>,
-    reported_free: Arc<AtomicU64>,
-    vcpus: Vec<JoinHandle<()>>,
-    /// Brings the disks' thread out of its wait.
-    disks: Option<EventFd>,
-    stopped: bool,
-}
-
-impl Running {
-    fn serve(
-        &mut self,
-        mut devices: Worker,
-        mut api: Server,
-        control: &Epoll,
-    ) -> Result<(), Failure> {
-        let mut ready = Vec::new();
-        loop {
-            let paused = self.shared.gate.closed();
-            if !paused && !system("waiting for events", devices.turn())? {
-                continue;
-            }
-            system(
-                "waiting for commands",
-                events::wait(control, paused, &mut ready),
-            )?;
-            for event in ready.drain(..) {
-                match event.source {
-                    API => api.ready(event.token, self),
-                    _ => self.stopped |= self.shared.end() == Some(End::PoweredOff),
-                }
-            }
-            match self.shared.end() {
-                Some(End::Failed(reason)) => return Err(Failure::Guest(reason)),
-                _ if self.stopped => return Ok(()),
-                _ => {}
-            }
-        }
-    }
-}
-
-impl Commands for Running {
-    fn describe(&self) -> Description {
-        Description {
-            name: self.name.clone(),
-            pid: std::process::id(),
-            paused: self.shared.gate.closed(),
-            ready: self.ready.load(Ordering::Relaxed),
-            exits_to_monitor: self.shared.exits.load(Ordering::Relaxed),
-            exits: self.exits.iter().map(Exits::count).sum(),
-            reported_free: self.reported_free.load(Ordering::Relaxed),
-        }
-    }
-
-    fn pause(&mut self) {
-        self.shared.gate.close(|| {
-            for vcpu in &self.vcpus {
-                // A thread that has ended can't be reached and need not be.
-                let _ = vcpu.kill(kick_signal());
-            }
-            if let Some(disks) = &self.disks {
-                let _ = disks.write(1);
-            }
-        });
-    }
-
-    fn resume(&mut self) {
-        self.shared.gate.open();
-    }
-
-    fn stop(&mut self) {
-        self.stopped = true;
     }
 }
 
