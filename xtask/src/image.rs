@@ -1,7 +1,7 @@
 //! `hearth.efi`: our executables, both kernels and the templates, put together by mkosi as one unified kernel image.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter};
+use std::io::{self, BufWriter, IsTerminal};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::kernel::{self, Built};
 use crate::prerequisites::Prerequisites;
 use crate::templates::{self, Templates};
-use crate::{cpio, paths, process};
+use crate::{cpio, elf, paths, process};
 
 /// What our executables are compiled for: named, so that flags for it don't reach build scripts and macros.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -84,7 +84,6 @@ pub fn compile(packages: &[&str]) -> Result<PathBuf> {
     cargo
         .args([
             "build",
-            "--quiet",
             "--release",
             "--locked",
             "--bins",
@@ -99,6 +98,10 @@ pub fn compile(packages: &[&str]) -> Result<PathBuf> {
     cargo
         .env("RUSTFLAGS", "-Ctarget-feature=+crt-static")
         .current_dir(paths::project());
+    // On a terminal cargo shows how far it is; a log needs no line for each crate.
+    if !std::io::stderr().is_terminal() {
+        cargo.arg("--quiet");
+    }
     eprintln!("    compiling {}", packages.join(", "));
     let status = cargo.status().context("starting cargo")?;
     anyhow::ensure!(status.success(), "our executables don't compile, see above");
@@ -127,7 +130,10 @@ fn lay_out(executables: &Path, guest: &Built, templates: &Templates) -> Result<(
     ] {
         install(&executables.join(executable), &place, EXECUTABLE)?;
     }
-    install(&guest.file, &hearth.join("guest/vmlinux"), 0o644)?;
+    fs::write(
+        hearth.join("guest/vmlinux"),
+        elf::packed(&fs::read(&guest.file)?)?,
+    )?;
     guest_initramfs(
         &executables.join("guest-init"),
         &hearth.join("guest/initramfs"),

@@ -17,6 +17,7 @@ pub mod busybox;
 pub mod checks;
 pub mod cpio;
 pub mod docker;
+mod elf;
 pub mod identity;
 pub mod image;
 pub mod kernel;
