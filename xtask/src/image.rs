@@ -99,7 +99,7 @@ pub fn compile(packages: &[&str]) -> Result<PathBuf> {
         .env("RUSTFLAGS", "-Ctarget-feature=+crt-static")
         .current_dir(paths::project());
     // On a terminal cargo shows how far it is; a log needs no line for each crate.
-    if !std::io::stderr().is_terminal() {
+    if !io::stderr().is_terminal() {
         cargo.arg("--quiet");
     }
     eprintln!("    compiling {}", packages.join(", "));
