@@ -11,6 +11,8 @@ mod bench;
 mod processes;
 mod serve;
 
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -29,7 +31,7 @@ fn main() {
         eprintln!("side: can't become /init: {error}");
         return;
     }
-    let result = wait_for_proc().and_then(|command_line| {
+    let result = enter_root().and_then(|command_line| {
         match command_line
             .split_whitespace()
             .find_map(|word| word.strip_prefix("side="))
@@ -40,17 +42,26 @@ fn main() {
         }
     });
     if let Err(error) = result {
-        println!(
-            "side: {}",
-            serde_json::json!({ "error": format!("{error:#}") })
-        );
+        say(&serde_json::json!({ "error": format!("{error:#}") }));
     }
 }
 
-/// The kernel's command line, once the shipped init has mounted /proc.
-fn wait_for_proc() -> anyhow::Result<String> {
-    while !Path::new("/proc/cmdline").exists() {
+/// Prints a result on the console. It is opened for that: when PID 1 began there was none to inherit.
+fn say(result: &serde_json::Value) {
+    let console = OpenOptions::new().write(true).open("/dev/console");
+    // Who waits for the result gives up some day; there is nowhere else to say it.
+    let _ = console.and_then(|mut console| writeln!(console, "side: {result}"));
+}
+
+/// Enters the root that the shipped init has mounted over the first one, and returns the kernel's command line.
+///
+/// A process that was there before sees the first root still; only `..` at its root leads to what is mounted above. /proc is
+/// mounted there, and only there.
+fn enter_root() -> anyhow::Result<String> {
+    while !Path::new("/../proc/cmdline").exists() {
         std::thread::sleep(Duration::from_millis(5));
     }
+    rustix::process::chroot("/..")?;
+    rustix::process::chdir("/")?;
     Ok(std::fs::read_to_string("/proc/cmdline")?)
 }

@@ -29,24 +29,33 @@ pub fn kill(name: &str) -> Result<usize> {
     Ok(pids.len())
 }
 
-/// Resident KiB of a monitor beside its guest's memory, which is its largest mapping.
+/// Resident KiB of a monitor beside its guest's memory: its largest stretch of addresses, which advice to the kernel may have divided
+/// into several mappings that adjoin.
 pub fn overhead_kib(pid: i32) -> Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps"))?;
-    // (size of the mapping, resident part of it)
-    let mut mappings: Vec<(u64, u64)> = Vec::new();
+    // (where it ends, its size in bytes, resident KiB)
+    let mut stretches: Vec<(u64, u64, u64)> = Vec::new();
     for line in text.lines() {
-        let kib = |rest: &str| rest.trim().trim_end_matches(" kB").parse::<u64>();
-        if let Some(rest) = line.strip_prefix("Size:") {
-            mappings.push((kib(rest)?, 0));
+        let range = line.split(' ').next().and_then(|word| word.split_once('-'));
+        let range = range.and_then(|(from, to)| {
+            Some((
+                u64::from_str_radix(from, 16).ok()?,
+                u64::from_str_radix(to, 16).ok()?,
+            ))
+        });
+        if let Some((from, to)) = range {
+            match stretches.last_mut() {
+                Some(last) if last.0 == from => (last.0, last.1) = (to, last.1 + to - from),
+                _ => stretches.push((to, to - from, 0)),
+            }
         } else if let Some(rest) = line.strip_prefix("Rss:") {
-            mappings
-                .last_mut()
-                .context("smaps names a size before Rss")?
-                .1 = kib(rest)?;
+            let resident: u64 = rest.trim().trim_end_matches(" kB").parse()?;
+            let stretch = stretches.last_mut();
+            stretch.context("smaps names a range before its Rss")?.2 += resident;
         }
     }
-    let total: u64 = mappings.iter().map(|m| m.1).sum();
-    let guest = mappings.iter().max_by_key(|m| m.0).map_or(0, |m| m.1);
+    let total: u64 = stretches.iter().map(|s| s.2).sum();
+    let guest = stretches.iter().max_by_key(|s| s.1).map_or(0, |s| s.2);
     Ok(total - guest)
 }
 
