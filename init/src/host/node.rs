@@ -22,7 +22,7 @@ use super::watchdog::{self, Watchdog};
 use crate::kmsg;
 
 /// How long the controller waits for an address before it is started without: a node without a network still runs its containers.
-const NETWORK_PATIENCE: Duration = Duration::from_secs(5);
+const NETWORK_PATIENCE: Duration = Duration::from_secs(8);
 /// How long the controller may take to end its microVMs in order: docker's ten seconds for each of them, at the same time, and some
 /// for writing back.
 const STOP_PATIENCE: Duration = Duration::from_secs(60);

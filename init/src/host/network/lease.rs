@@ -16,8 +16,9 @@ use super::wire::Wire;
 use crate::host::config::Cidr;
 use crate::netlink::Link;
 
-/// First wait for an answer. smoltcp's own 10 s would be felt by everybody whose switch port takes a moment.
-const DISCOVER_TIMEOUT: smoltcp::time::Duration = smoltcp::time::Duration::from_millis(2000);
+/// First wait for an answer. smoltcp's own 10 s would be felt by everybody whose switch port takes a moment; but it must be longer than
+/// servers take that first probe whether the address is free (dnsmasq: 3 s), for each new question makes the last one's answer void.
+const DISCOVER_TIMEOUT: smoltcp::time::Duration = smoltcp::time::Duration::from_millis(5000);
 /// First wait for the answer to a request; doubled with every second retry.
 const REQUEST_TIMEOUT: smoltcp::time::Duration = smoltcp::time::Duration::from_millis(2000);
 /// DHCP's option for the client's name (RFC 2132, section 3.14).

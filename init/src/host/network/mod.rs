@@ -213,20 +213,24 @@ impl Network {
             self.withdraw();
         }
         let (address, index) = (lease.address, link.index);
-        let mut set = || -> io::Result<()> {
-            self.netlink
-                .set_address(index, address.address, address.prefix_len)?;
-            match lease.gateway {
-                Some(gateway) => self.netlink.set_default_route(index, gateway),
-                None => Ok(()),
-            }
-        };
-        if let Err(error) = set() {
+        let set = self
+            .netlink
+            .set_address(index, address.address, address.prefix_len);
+        if let Err(error) = set {
             kmsg::log(&format!(
                 "init: setting {address} on {}: {error}",
                 link.name
             ));
             return;
+        }
+        // Without a route to everywhere, the neighbours still reach the node.
+        if let Some(gateway) = lease.gateway
+            && let Err(error) = self.netlink.set_default_route(index, gateway)
+        {
+            kmsg::log(&format!(
+                "init: setting the gateway {gateway} on {}: {error}",
+                link.name
+            ));
         }
         // The first link that answered has won.
         if let Mode::Dhcp(clients) = &mut self.mode {
@@ -249,5 +253,135 @@ impl Network {
                 ));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::thread::{UnshareFlags, unshare_unsafe};
+    use std::process::{Child, Command, Stdio};
+    use std::time::Instant;
+
+    /// Far longer than an answer takes: only a test that has failed waits for so long.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// A link `hw0` to a DHCP server with the configuration given, in a network namespace of this thread's own.
+    fn server(dir: &std::path::Path, configuration: &str) -> Option<Server> {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return None;
+        }
+        // SAFETY: this flag doesn't concern the file table.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.ok()?;
+        let run = |words: &str| {
+            let mut words = words.split(' ');
+            let status = Command::new(words.next()?).args(words).status();
+            status.is_ok_and(|status| status.success()).then_some(())
+        };
+        // A namespace for the server; its first process is one that only waits.
+        let mut holder = Command::new("unshare")
+            .args(["-n", "sleep", "600"])
+            .spawn()
+            .ok()?;
+        let made = wait_for_namespace(holder.id()).and_then(|()| {
+            run("ip link add hw0 type veth peer name srv0")?;
+            run(&format!("ip link set srv0 netns {}", holder.id()))?;
+            let inside = format!("nsenter -n -t {}", holder.id());
+            run(&format!("{inside} ip addr add 192.0.2.1/24 dev srv0"))?;
+            run(&format!("{inside} ip link set srv0 up"))?;
+            std::fs::write(dir.join("leases"), "").ok()?;
+            let text = format!(
+                "interface srv0\nlease_file {0}/leases\npidfile {0}/pid\n{configuration}",
+                dir.display()
+            );
+            std::fs::write(dir.join("conf"), text).ok()?;
+            Command::new("nsenter")
+                .args([
+                    "-n",
+                    "-t",
+                    &holder.id().to_string(),
+                    "busybox",
+                    "udhcpd",
+                    "-f",
+                ])
+                .arg(dir.join("conf"))
+                .stderr(Stdio::null())
+                .spawn()
+                .ok()
+        });
+        let Some(server) = made else {
+            eprintln!("skipped: no namespaces, ip(8) or udhcpd");
+            let _ = (holder.kill(), holder.wait());
+            return None;
+        };
+        Some(Server([server, holder]))
+    }
+
+    /// The namespace of a process that has just been started is another than ours.
+    fn wait_for_namespace(pid: u32) -> Option<()> {
+        let deadline = Instant::now() + PATIENCE;
+        let ours = std::fs::read_link("/proc/thread-self/ns/net").ok()?;
+        while Instant::now() < deadline {
+            let theirs = std::fs::read_link(format!("/proc/{pid}/ns/net")).ok()?;
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+            if theirs != ours && name.trim() == "sleep" {
+                return Some(());
+            }
+            std::thread::yield_now();
+        }
+        None
+    }
+
+    /// Ends its processes with the test.
+    struct Server([Child; 2]);
+
+    impl Drop for Server {
+        fn drop(&mut self) {
+            for child in &mut self.0 {
+                let _ = (child.kill(), child.wait());
+            }
+        }
+    }
+
+    fn advance_until(network: &mut Network, done: impl Fn(&Network) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            network.advance();
+            if done(network) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "nothing came");
+            let idle = network.idle().unwrap_or(PATIENCE).min(PATIENCE);
+            let idle = Timespec {
+                tv_sec: idle.as_secs() as i64,
+                tv_nsec: idle.subsec_nanos().into(),
+            };
+            let fds = network.fds().into_iter();
+            let mut fds: Vec<PollFd<'_>> = fds
+                .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+                .collect();
+            let _ = poll(&mut fds, Some(&idle));
+        }
+    }
+
+    #[test]
+    fn the_first_link_that_answers_gives_the_address() {
+        let dir = tempfile::tempdir().unwrap();
+        let configuration = "start 192.0.2.20\nend 192.0.2.30\noption subnet 255.255.255.0\n\
+            option router 192.0.2.1\noption dns 192.0.2.53\noption lease 600\n";
+        let Some(_server) = server(dir.path(), configuration) else {
+            return;
+        };
+        let mut network = Network::open(None, "tester").unwrap();
+        advance_until(&mut network, |network| network.current().is_some());
+        let current = network.current().unwrap().clone();
+        assert_eq!(current.lease.gateway, Some("192.0.2.1".parse().unwrap()));
+        assert_eq!(
+            current.lease.dns,
+            ["192.0.2.53".parse::<std::net::IpAddr>().unwrap()]
+        );
+        assert_eq!(current.lease.address.prefix_len, 24);
     }
 }
