@@ -273,6 +273,14 @@ mod tests {
             eprintln!("skipped: needs root");
             return None;
         }
+        let applets = Command::new("busybox").arg("--list").output().ok()?;
+        if !String::from_utf8_lossy(&applets.stdout)
+            .lines()
+            .any(|applet| applet == "udhcpd")
+        {
+            eprintln!("skipped: needs a busybox with udhcpd");
+            return None;
+        }
         // SAFETY: this flag doesn't concern the file table.
         unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.ok()?;
         let run = |words: &str| {
@@ -283,6 +291,8 @@ mod tests {
         // A namespace for the server; its first process is one that only waits.
         let mut holder = Command::new("unshare")
             .args(["-n", "sleep", "600"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
             .spawn()
             .ok()?;
         let made = wait_for_namespace(holder.id()).and_then(|()| {
@@ -307,6 +317,8 @@ mod tests {
                     "-f",
                 ])
                 .arg(dir.join("conf"))
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
                 .stderr(Stdio::null())
                 .spawn()
                 .ok()
