@@ -113,6 +113,12 @@ impl Node {
         };
         let mut machine = Machine::new(&dir, boot, accelerator);
         machine.memory_mib = setup.memory_mib;
+        if accelerator == Accelerator::Tcg {
+            // QEMU's processors run code that another of them has just patched as it was before: KVM flips branches of the
+            // running kernel with each VM (static keys), and the node dies of a breakpoint that is no longer there. One
+            // processor sees its own writes.
+            machine.cpus = 1;
+        }
         machine.configuration = Some(configuration);
         machine.disk = match &setup.disk {
             Disk::None => None,

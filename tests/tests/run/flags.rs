@@ -143,11 +143,11 @@ fn memory_and_cpus_are_kept_and_the_program_has_them() {
     let container = detached(
         docker,
         "limits",
-        &["-m", "96m", "--cpus", "1.5"],
+        &["-m", "96m", "--cpus", "0.5"],
         &[&busybox, "sleep", "1000"],
     );
     assert_eq!(container.field("/HostConfig/Memory"), 96 << 20);
-    assert_eq!(container.field("/HostConfig/NanoCpus"), 1_500_000_000);
+    assert_eq!(container.field("/HostConfig/NanoCpus"), 500_000_000);
     // 48 of 96 MiB can be had.
     let script = "dd if=/dev/zero of=/dev/null bs=48M count=1";
     docker
