@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::thread;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
@@ -40,7 +39,7 @@ struct Try {
     /// Shut down a node that runs
     #[arg(long, conflicts_with = "detach")]
     stop: bool,
-    /// Processors of the node [default: those of this machine, at most 4]
+    /// Processors of the node [default: with KVM those of this machine, at most 4; emulated 1]
     #[arg(long)]
     cpus: Option<usize>,
     /// Memory of the node, such as 2G or 1536M
@@ -70,9 +69,6 @@ struct Bench {
     image: Option<PathBuf>,
 }
 
-/// More processors make nothing faster that one person tries out.
-const MOST_CPUS: usize = 4;
-
 fn main() -> ExitCode {
     match run(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
@@ -86,16 +82,13 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Try(options) if options.stop => trial::stop(),
-        Command::Try(options) => {
-            let here = thread::available_parallelism().map_or(1, usize::from);
-            trial::run(&Options {
-                detach: options.detach,
-                cpus: options.cpus.unwrap_or(here.min(MOST_CPUS)),
-                memory_mib: options.memory,
-                disk_mib: options.disk,
-                kernel_log: options.kernel_log,
-            })
-        }
+        Command::Try(options) => trial::run(&Options {
+            detach: options.detach,
+            cpus: options.cpus,
+            memory_mib: options.memory,
+            disk_mib: options.disk,
+            kernel_log: options.kernel_log,
+        }),
         Command::Image => {
             let efi = image::build(&prerequisites::ensure()?)?;
             println!("{}", efi.display());

@@ -23,6 +23,9 @@ const NODE: &str = "hearth-1";
 /// Where a node's Docker API listens.
 pub const API_PORT: u16 = 2376;
 
+/// More processors make nothing faster that one person tries out.
+const MOST_CPUS: usize = 4;
+
 /// How long a node may take from power on to answering. Minutes, for firmware and kernel run emulated on any machine.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -41,8 +44,8 @@ const CONSOLE_INTERVAL: Duration = Duration::from_millis(200);
 pub struct Options {
     /// Leave the node running and return.
     pub detach: bool,
-    /// Processors of the node.
-    pub cpus: usize,
+    /// Processors of the node; as many as are useful if it isn't said.
+    pub cpus: Option<usize>,
     /// MiB of its memory.
     pub memory_mib: u64,
     /// MiB of its data disk, if the disk doesn't exist yet.
@@ -153,7 +156,10 @@ fn machine(
         File::create(&disk)?.set_len(options.disk_mib << 20)?;
     }
     let mut machine = Machine::new(dir, Boot::Firmware(efi.to_owned()), accelerator);
-    machine.cpus = options.cpus;
+    let here = thread::available_parallelism().map_or(1, usize::from);
+    machine.cpus = options
+        .cpus
+        .unwrap_or(accelerator.cpus(here.min(MOST_CPUS)));
     machine.memory_mib = options.memory_mib;
     machine.disk = Some(disk);
     machine.configuration = Some(configuration);

@@ -46,6 +46,16 @@ impl Accelerator {
         }
     }
 
+    /// Processors to give a machine that may have up to `most`. Emulated, it is one: QEMU's processors may run code that
+    /// another of them has just patched as it was before, and KVM in the machine patches its kernel with each VM; a node dies of a
+    /// breakpoint that is no longer there.
+    pub fn cpus(self, most: usize) -> usize {
+        match self {
+            Accelerator::Kvm => most,
+            Accelerator::Tcg | Accelerator::InstructionClock => 1,
+        }
+    }
+
     /// KVM if it boots this kernel, else TCG. The answer is kept until the machine reboots.
     pub fn probe(kernel: &Path) -> Result<Self> {
         let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();

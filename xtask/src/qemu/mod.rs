@@ -23,6 +23,9 @@ const CONFIGURATION_NAME: &str = "opt/org.hearth/hearth.toml";
 /// How long QEMU may take to open its monitor.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Processors of a machine under KVM that isn't asked for any number: enough for things to happen at the same time.
+const KVM_CPUS: usize = 2;
+
 /// How often a state is looked at that nothing announces.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -122,7 +125,7 @@ pub struct Machine {
     pub boot: Boot,
     /// Who executes it.
     pub accelerator: Accelerator,
-    /// Processors. The instruction clock allows one.
+    /// Processors. More than [`Accelerator::cpus`] advises are at one's own risk.
     pub cpus: usize,
     /// MiB of memory.
     pub memory_mib: u64,
@@ -137,17 +140,13 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine without disk, ports or configuration, with the memory of the benchmarks and two processors.
+    /// A machine without disk, ports or configuration, with the memory of the benchmarks.
     pub fn new(dir: &Path, boot: Boot, accelerator: Accelerator) -> Self {
         Self {
             dir: dir.to_owned(),
             boot,
             accelerator,
-            cpus: if accelerator == Accelerator::InstructionClock {
-                1
-            } else {
-                2
-            },
+            cpus: accelerator.cpus(KVM_CPUS),
             memory_mib: 2048,
             disk: None,
             configuration: None,
