@@ -322,7 +322,10 @@ pub enum FrameError {
 pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
     let mut frame = postcard::to_extend(message, vec![0; 4])?;
     let length = frame.len() - 4;
-    let header = u32::try_from(length).ok().filter(|_| length <= MAX_FRAME).ok_or(FrameError::TooLarge(length))?;
+    let header = u32::try_from(length)
+        .ok()
+        .filter(|_| length <= MAX_FRAME)
+        .ok_or(FrameError::TooLarge(length))?;
     frame[..4].copy_from_slice(&header.to_le_bytes());
     Ok(frame)
 }
@@ -330,7 +333,11 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
 /// The length in a frame's four header bytes, checked against [`MAX_FRAME`].
 pub fn body_length(header: [u8; 4]) -> Result<usize, FrameError> {
     let length = u32::from_le_bytes(header) as usize;
-    if length > MAX_FRAME { Err(FrameError::TooLarge(length)) } else { Ok(length) }
+    if length > MAX_FRAME {
+        Err(FrameError::TooLarge(length))
+    } else {
+        Ok(length)
+    }
 }
 
 /// The message in a frame's body.
@@ -397,6 +404,9 @@ mod tests {
     #[test]
     fn a_huge_length_is_refused_before_anything_is_read() {
         let bytes = u32::MAX.to_le_bytes();
-        assert!(matches!(read::<Request>(&mut &bytes[..]), Err(FrameError::TooLarge(_))));
+        assert!(matches!(
+            read::<Request>(&mut &bytes[..]),
+            Err(FrameError::TooLarge(_))
+        ));
     }
 }
