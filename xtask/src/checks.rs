@@ -22,7 +22,7 @@ struct Count {
     ignored: u64,
 }
 
-/// Runs all checks; `filter` narrows the end-to-end tests.
+/// Runs all checks; `filter` narrows the tests of whole programs and of the image.
 pub fn run(filter: Option<&str>) -> Result<()> {
     let mut count = Count::default();
     check("formatting", cargo(&["fmt", "--all", "--check"]))?;
@@ -39,23 +39,18 @@ pub fn run(filter: Option<&str>) -> Result<()> {
         ]),
     )?;
     licences()?;
+    // All tests are selected the same way each time: with other packages or features, cargo would compile everything anew.
+    test("unit tests", &mut tests(&["--lib", "--bins"]), &mut count)?;
     test(
-        "unit tests",
-        &mut cargo(&["test", "--workspace", "--no-fail-fast"]),
+        "examples in the documentation",
+        &mut tests(&["--doc"]),
         &mut count,
     )?;
 
     let prerequisites = prerequisites::ensure()?;
     let registry = prerequisites::registry()?;
     let efi = image::build(&prerequisites)?;
-    let mut end_to_end = cargo(&[
-        "test",
-        "--package",
-        "hearth-tests",
-        "--features",
-        "e2e",
-        "--no-fail-fast",
-    ]);
+    let mut end_to_end = tests(&["--test", "*"]);
     if let Some(filter) = filter {
         end_to_end.arg(filter);
     }
@@ -66,7 +61,11 @@ pub fn run(filter: Option<&str>) -> Result<()> {
         let path = std::iter::once(dir.to_owned()).chain(std::env::split_paths(&path));
         end_to_end.env("PATH", std::env::join_paths(path)?);
     }
-    test("end-to-end tests", &mut end_to_end, &mut count)?;
+    test(
+        "tests of whole programs and of the image",
+        &mut end_to_end,
+        &mut count,
+    )?;
 
     println!(
         "\n{} passed, {} failed, {} skipped",
@@ -81,6 +80,12 @@ pub fn run(filter: Option<&str>) -> Result<()> {
 fn cargo(arguments: &[&str]) -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(arguments).current_dir(paths::project());
+    cargo
+}
+
+fn tests(which: &[&str]) -> Command {
+    let mut cargo = cargo(&["test", "--workspace", "--all-features", "--no-fail-fast"]);
+    cargo.args(which);
     cargo
 }
 
