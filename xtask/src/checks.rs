@@ -25,6 +25,7 @@ struct Count {
 /// Runs all checks; `filter` narrows the tests of whole programs and of the image.
 pub fn run(filter: Option<&str>) -> Result<()> {
     let mut count = Count::default();
+    prerequisites::ensure_for_tests()?;
     check("formatting", cargo(&["fmt", "--all", "--check"]))?;
     check(
         "lints",

@@ -174,6 +174,31 @@ pub fn ensure() -> Result<Prerequisites> {
     })
 }
 
+/// What only the tests look at things with.
+const NEEDS_OF_TESTS: &[Need] = &[
+    Need {
+        what: "fsck.erofs",
+        package: "erofs-utils",
+        present: || program("fsck.erofs"),
+    },
+    Need {
+        what: "getfattr",
+        package: "attr",
+        present: || program("getfattr"),
+    },
+];
+
+/// Brings what only the tests need.
+pub fn ensure_for_tests() -> Result<()> {
+    let missing = NEEDS_OF_TESTS.iter().filter(|need| !(need.present)());
+    let packages: Vec<&str> = missing.map(|need| need.package).collect();
+    if !packages.is_empty() {
+        apt::update()?;
+        apt::install(&packages)?;
+    }
+    Ok(())
+}
+
 /// The registry that the end-to-end tests pull from; unpacked only, for as a package it would start a service.
 pub fn registry() -> Result<PathBuf> {
     match process::find("docker-registry") {
