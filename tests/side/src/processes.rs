@@ -29,34 +29,25 @@ pub fn kill(name: &str) -> Result<usize> {
     Ok(pids.len())
 }
 
-/// Resident KiB of a monitor beside its guest's memory: its largest stretch of addresses, which advice to the kernel may have divided
-/// into several mappings that adjoin.
+/// A mapping larger than this is the guest's memory, which advice to the kernel divides into several. A monitor's own are at most
+/// a thread's stack (2 MiB).
+const OWN_MAPPING_MAX_KIB: u64 = 8 << 10;
+
+/// Resident KiB of a monitor beside its guest's memory.
 pub fn overhead_kib(pid: i32) -> Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps"))?;
-    // (where it ends, its size in bytes, resident KiB)
-    let mut stretches: Vec<(u64, u64, u64)> = Vec::new();
+    let (mut size, mut overhead) = (0, 0);
     for line in text.lines() {
-        let range = line.split(' ').next().and_then(|word| word.split_once('-'));
-        let range = range.and_then(|(from, to)| {
-            Some((
-                u64::from_str_radix(from, 16).ok()?,
-                u64::from_str_radix(to, 16).ok()?,
-            ))
-        });
-        if let Some((from, to)) = range {
-            match stretches.last_mut() {
-                Some(last) if last.0 == from => (last.0, last.1) = (to, last.1 + to - from),
-                _ => stretches.push((to, to - from, 0)),
-            }
-        } else if let Some(rest) = line.strip_prefix("Rss:") {
-            let resident: u64 = rest.trim().trim_end_matches(" kB").parse()?;
-            let stretch = stretches.last_mut();
-            stretch.context("smaps names a range before its Rss")?.2 += resident;
+        let kib = |rest: &str| rest.trim().trim_end_matches(" kB").parse::<u64>();
+        if let Some(rest) = line.strip_prefix("Size:") {
+            size = kib(rest)?;
+        } else if let Some(rest) = line.strip_prefix("Rss:")
+            && size <= OWN_MAPPING_MAX_KIB
+        {
+            overhead += kib(rest)?;
         }
     }
-    let total: u64 = stretches.iter().map(|s| s.2).sum();
-    let guest = stretches.iter().max_by_key(|s| s.1).map_or(0, |s| s.2);
-    Ok(total - guest)
+    Ok(overhead)
 }
 
 /// A field of /proc/meminfo, KiB.
