@@ -104,7 +104,10 @@ pub fn compile(packages: &[&str]) -> Result<PathBuf> {
     }
     eprintln!("    compiling {}", packages.join(", "));
     let status = cargo.status().context("starting cargo")?;
-    anyhow::ensure!(status.success(), "our executables don't compile, see above");
+    anyhow::ensure!(
+        status.success(),
+        "our executables don't compile ({status}), see above"
+    );
     Ok(target.join(TARGET).join("release"))
 }
 
