@@ -48,6 +48,11 @@ pub async fn follow(
         log_failed: false,
     };
     let exit = pump.run(conversation).await;
+    // An exit that was answered has its output beside it, also after a power cut.
+    let log = entry.log.clone();
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || log.sync()).await {
+        tracing::warn!(container = entry.id.short(), %error, "writing the log back");
+    }
     entry.log.end_run();
     entry.end_run();
     local.unpublish(&run);

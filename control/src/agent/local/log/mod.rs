@@ -1,7 +1,8 @@
 //! What a container has written: kept in two files, `log` and, once that has grown to [`FILE_BYTES_MAX`], the one before it, `log.1`.
 //!
-//! One writer, the pump of the run that is on; any number of readers, each with descriptors of its own. Nothing is synced: what is in
-//! the page cache survives this process, and a machine that loses power loses the microVM that wrote it as well.
+//! One writer, the pump of the run that is on; any number of readers, each with descriptors of its own. It is
+//! synced where a run ends, before its exit is committed: what is in the page cache survives this process, and a machine that loses
+//! power while a run is on loses the microVM that wrote it as well.
 
 mod lines;
 mod reader;
@@ -82,6 +83,11 @@ impl Log {
     pub fn resume_run(&self) -> io::Result<u64> {
         self.shared.progress.send_modify(|p| p.running = true);
         self.shared.with_writer(|writer| Ok(writer.next_offset))
+    }
+
+    /// Returns once all that was written is on the disk.
+    pub fn sync(&self) -> io::Result<()> {
+        self.shared.with_writer(|writer| writer.file.sync_all())
     }
 
     /// The run that was on is over: followers come to their end.
