@@ -188,7 +188,7 @@ async fn forward_input(mut slots: watch::Receiver<Slot>, mut from: mpsc::Receive
         while let Some(data) = from.recv().await {
             run.input(Some(data)).await?;
         }
-        if run.container.spec.stdin_once {
+        if run.container.spec.stdin_once && !run.container.spec.tty {
             run.input(None).await
         } else {
             Ok(())

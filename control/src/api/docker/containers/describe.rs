@@ -12,10 +12,8 @@ pub fn state(container: &Container) -> &'static str {
         Phase::Starting if container.status.started_ns == 0 => "created",
         Phase::Starting => "restarting",
         Phase::Exited if wants_restart(container) => "restarting",
-        // It could not be started, and never was.
-        Phase::Exited if container.status.started_ns == 0 && !container.status.error.is_empty() => {
-            "created"
-        }
+        // It could not be started.
+        Phase::Exited if !container.status.error.is_empty() => "created",
         Phase::Exited => "exited",
     }
 }
