@@ -98,7 +98,13 @@ pub fn layer(template: &Path, container: &Path) -> io::Result<PathBuf> {
         }
         Err(error) => return Err(error.into()),
     }
+    // A container that was answered for has its layer after a power cut: the file, its name, and its directory's.
+    target.sync_all()?;
     fs::rename(&partial, &path)?;
+    File::open(container)?.sync_all()?;
+    if let Some(containers) = container.parent() {
+        File::open(containers)?.sync_all()?;
+    }
     Ok(path)
 }
 
