@@ -17,7 +17,6 @@ fn load_busybox(docker: &Docker) {
 }
 
 #[test]
-#[ignore = "a created container had lost its files; mended, not yet seen to pass"]
 fn what_was_acknowledged_survives_a_power_cut() {
     let node = Node::boot(&Setup::default());
     let docker = node.docker();

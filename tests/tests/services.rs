@@ -70,43 +70,33 @@ fn nginx_answers_on_a_published_port() {
 }
 
 #[test]
-#[ignore = "under heavy load some of 80 connections got no answer once; the cause is not found"]
 fn many_connections_at_once_are_served() {
     let target = target::shared();
     let docker = target.docker();
     let tag = target.loaded("hearth-test/nginx:latest", || images::nginx().clone());
-    let container = docker.container("nginx-many");
-    docker.ok(&["run", "-d", "--name", &container.name, "-p", "80", &tag]);
-    let address = target.published(&container.name, "80/tcp");
+    let server = docker.container("nginx-many");
+    docker.ok(&["run", "-d", "--name", &server.name, "-p", "80", &tag]);
+    let address = target.published(&server.name, "80/tcp");
     eventually("nginx doesn't answer", || get(address, "/").ok());
-    // Nothing is repeated: a connection that is refused or cut off is a failure.
-    let failures: Vec<String> = std::thread::scope(|scope| {
-        let attempt = || {
-            get(address, "/").and_then(|answer| match answer.ends_with("</h1>\n") {
-                true => Ok(()),
-                false => Err(std::io::Error::other(format!(
-                    "an answer cut short: {answer:?}"
-                ))),
-            })
-        };
-        let client = move || {
-            (0..REQUESTS)
-                .filter_map(|_| attempt().err())
-                .map(|error| error.to_string())
-                .collect::<Vec<_>>()
-        };
-        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
-        clients
-            .into_iter()
-            .flat_map(|client| client.join().expect("it doesn't panic"))
-            .collect()
-    });
-    assert_eq!(
-        failures,
-        Vec::<String>::new(),
-        "of {} requests",
-        CLIENTS * REQUESTS
-    );
+    // From a container, by the port that is published on the node: QEMU's forwarding from outside keeps a queue of one connection, and
+    // some of a burst never come as far as the node. Nothing is repeated: a connection that is refused or cut off is a failure.
+    let gateway = server.field("/NetworkSettings/Gateway");
+    let port = server.field("/NetworkSettings/Ports/80~1tcp/0/HostPort");
+    let (Some(gateway), Some(port)) = (gateway.as_str(), port.as_str()) else {
+        panic!("no gateway ({gateway}) or port ({port})");
+    };
+    let script = "import sys, urllib.request as request\n\
+        from concurrent.futures import ThreadPoolExecutor\n\
+        url, clients, requests = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])\n\
+        def get(_):\n    return request.urlopen(url).read().endswith(b'</h1>\\n')\n\
+        with ThreadPoolExecutor(clients) as pool:\n\
+        \x20   print(sum(pool.map(get, range(clients * requests))), 'served')\n";
+    let client = python(target);
+    let url = format!("http://{gateway}:{port}/");
+    let (clients, requests) = (CLIENTS.to_string(), REQUESTS.to_string());
+    let arguments = ["run", "--rm", &client, "python3", "-c", script];
+    let text = docker.ok(&[&arguments[..], &[&url, &clients, &requests]].concat());
+    assert_eq!(text, format!("{} served", CLIENTS * REQUESTS));
 }
 
 #[test]

@@ -100,7 +100,6 @@ fn what_may_not_be_executed_is_126_and_named() {
 }
 
 #[test]
-#[ignore = "its state was wrong; mended, not yet seen to pass"]
 fn a_container_that_failed_to_start_is_left_to_be_looked_at() {
     let (docker, busybox) = setup();
     let container = docker.container("failed-start");

@@ -56,7 +56,6 @@ fn control_c_interrupts_the_program() {
 }
 
 #[test]
-#[ignore = "input after attaching again was lost; mended, not yet seen to pass"]
 fn detached_by_its_keys_a_container_runs_on_and_can_be_attached() {
     let (docker, busybox) = setup();
     let container = docker.container("detach");
