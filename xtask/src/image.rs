@@ -143,12 +143,12 @@ fn lay_out(executables: &Path, guest: &Built, templates: &Templates) -> Result<(
     )?;
     install(
         &templates.data,
-        &hearth.join("templates/data.btrfs.zst"),
+        &hearth.join("templates/data.btrfs.template"),
         0o644,
     )?;
     install(
         &templates.writable,
-        &hearth.join("templates/writable.ext4.zst"),
+        &hearth.join("templates/writable.ext4.template"),
         0o644,
     )
 }

@@ -1,11 +1,9 @@
 //! File systems that a node copies instead of making: an empty data disk and an empty writable layer. Made here, by the
 //! distribution's own tools, so that no node needs these tools.
 //!
-//! Both are sparse files, cut off after their last byte that isn't zero and compressed with zstd. Whoever unpacks one gives
-//! the file the length that its super block states, and writes only what isn't zero.
+//! Both are kept as `hearth_template` packs them.
 
 use std::fs::{self, File};
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -15,7 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::{paths, process};
 
 /// Part of the cache's key: change it when the making below changes.
-const RECIPE: &str = "1";
+const RECIPE: &str = "2";
 
 /// btrfs refuses less than 109 MiB, and grows once it is mounted.
 const DATA_BYTES: u64 = 256 << 20;
@@ -46,9 +44,9 @@ const WRITABLE_OPTIONS: &[&str] = &[
 /// The finished templates.
 #[derive(Debug, Clone)]
 pub struct Templates {
-    /// `data.btrfs.zst`
+    /// `data.btrfs.template`
     pub data: PathBuf,
-    /// `writable.ext4.zst`
+    /// `writable.ext4.template`
     pub writable: PathBuf,
 }
 
@@ -63,8 +61,8 @@ pub fn build() -> Result<Templates> {
         .join(hex::encode(key.finalize()));
     fs::create_dir_all(&dir)?;
     let templates = Templates {
-        data: dir.join("data.btrfs.zst"),
-        writable: dir.join("writable.ext4.zst"),
+        data: dir.join("data.btrfs.template"),
+        writable: dir.join("writable.ext4.template"),
     };
     make(
         &templates.data,
@@ -95,35 +93,8 @@ fn make(template: &Path, bytes: u64, mkfs: &mut Command) -> Result<()> {
     }
     File::create(&image)?.set_len(bytes)?;
     process::capture(mkfs.arg(&image))?;
-    let used = used_bytes(&image)?;
-    let mut encoder = zstd::Encoder::new(File::create(&fresh)?, zstd::DEFAULT_COMPRESSION_LEVEL)?;
-    encoder.include_checksum(true)?;
-    io::copy(&mut File::open(&image)?.take(used), &mut encoder)?;
-    encoder.finish()?;
+    hearth_template::pack(&File::open(&image)?, File::create(&fresh)?)?;
     fs::remove_file(&image)?;
     fs::rename(&fresh, template)?;
     Ok(())
-}
-
-/// Length up to the last byte that isn't zero. Holes are skipped, not read.
-fn used_bytes(image: &Path) -> Result<u64> {
-    use rustix::fs::{SeekFrom, seek};
-    let mut file = File::open(image)?;
-    let (mut used, mut end) = (0, 0);
-    let mut extent = Vec::new();
-    loop {
-        let data = match seek(&file, SeekFrom::Data(end)) {
-            Ok(data) => data,
-            // No data from here on.
-            Err(rustix::io::Errno::NXIO) => return Ok(used),
-            Err(error) => return Err(error.into()),
-        };
-        end = seek(&file, SeekFrom::Hole(data))?;
-        seek(&file, SeekFrom::Start(data))?;
-        extent.clear();
-        (&mut file).take(end - data).read_to_end(&mut extent)?;
-        if let Some(last) = extent.iter().rposition(|byte| *byte != 0) {
-            used = data + last as u64 + 1;
-        }
-    }
 }

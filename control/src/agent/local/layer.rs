@@ -1,16 +1,15 @@
 //! Writable layers: each container's own ext4, cloned from one template without copying where the data disk can share blocks.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::SeekFrom as Hole;
+use hearth_template::Template;
+use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
-/// Blocks of zeros of this size stay holes: the file systems' own block size.
-const BLOCK: usize = 4096;
 /// Copied at a time.
 const COPY: usize = 128 << 10;
 /// Of the template's unpacked form, in the containers' directory.
@@ -44,35 +43,14 @@ pub fn unpack_template(compressed: &Path, dir: &Path) -> io::Result<PathBuf> {
     }
     let partial = dir.join(format!("{TEMPLATE_PREFIX}partial"));
     let file = File::create(&partial)?;
-    write_sparse(
-        &mut zstd::stream::read::Decoder::with_buffer(bytes.as_slice())?,
-        &file,
-    )?;
-    file.set_len(file.metadata()?.len().max(ext4_length(&partial)?))?;
+    let mut template = Template::open(bytes.as_slice())?;
+    while let Some((offset, run)) = template.next_run()? {
+        file.write_all_at(run, offset)?;
+    }
+    file.set_len(template.file_system_bytes())?;
     file.sync_all()?;
     fs::rename(&partial, &path)?;
     Ok(path)
-}
-
-/// Bytes that an ext4's super block states, 0 if it is none: the packed template ends with its last byte that isn't zero, for
-/// zeros take time to unpack. Block count, block size and magic number as in the kernel's `filesystems/ext4/super.rst`.
-fn ext4_length(file: &Path) -> io::Result<u64> {
-    let mut super_block = [0; 1024];
-    if let Err(error) = File::open(file)?.read_exact_at(&mut super_block, 1024) {
-        return if error.kind() == io::ErrorKind::UnexpectedEof {
-            Ok(0)
-        } else {
-            Err(error)
-        };
-    }
-    let word = |at: usize| u64::from(super_block[at]) | u64::from(super_block[at + 1]) << 8;
-    let double = |at: usize| word(at) | word(at + 2) << 16;
-    if word(0x38) != 0xef53 {
-        return Ok(0);
-    }
-    let blocks = double(0x4) | double(0x150) << 32;
-    let block_bytes = 1024u64.checked_shl(word(0x18) as u32).unwrap_or(0);
-    Ok(blocks.saturating_mul(block_bytes))
 }
 
 /// The layer in a container's directory, cloned from the template unless it is there; so is the directory made.
@@ -108,43 +86,18 @@ pub fn layer(template: &Path, container: &Path) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-fn write_sparse(from: &mut impl Read, mut to: &File) -> io::Result<()> {
-    let mut buffer = vec![0; COPY];
-    let mut length = 0u64;
-    loop {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match from.read(&mut buffer[filled..])? {
-                0 => break,
-                n => filled += n,
-            }
-        }
-        if filled == 0 {
-            break;
-        }
-        for block in buffer[..filled].chunks(BLOCK) {
-            if block.iter().any(|byte| *byte != 0) {
-                to.seek(SeekFrom::Start(length))?;
-                to.write_all(block)?;
-            }
-            length += block.len() as u64;
-        }
-    }
-    to.set_len(length)
-}
-
 fn copy_sparse(from: &File, to: &File) -> io::Result<()> {
     let length = from.metadata()?.len();
     to.set_len(length)?;
     let mut buffer = vec![0; COPY];
     let mut at = 0;
     while at < length {
-        at = match rustix::fs::seek(from, Hole::Data(at)) {
+        at = match rustix::fs::seek(from, SeekFrom::Data(at)) {
             Ok(data) => data,
             Err(Errno::NXIO) => break,
             Err(error) => return Err(error.into()),
         };
-        let end = rustix::fs::seek(from, Hole::Hole(at))?;
+        let end = rustix::fs::seek(from, SeekFrom::Hole(at))?;
         while at < end {
             let wanted = COPY.min(usize::try_from(end - at).unwrap_or(COPY));
             from.read_exact_at(&mut buffer[..wanted], at)?;
@@ -153,6 +106,16 @@ fn copy_sparse(from: &File, to: &File) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// A file system that is packed as the image's are.
+#[cfg(test)]
+pub(crate) fn packed(contents: &[u8]) -> Vec<u8> {
+    let file = tempfile::tempfile().unwrap();
+    file.write_all_at(contents, 0).unwrap();
+    let mut packed = Vec::new();
+    hearth_template::pack(&file, &mut packed).unwrap();
+    packed
 }
 
 #[cfg(test)]
@@ -166,11 +129,11 @@ mod tests {
         let mut contents = vec![0u8; 40 << 20];
         contents[5000..5100].fill(7);
         contents[30 << 20..(30 << 20) + 9000].fill(9);
-        let packed = dir.path().join("t.zst");
-        fs::write(&packed, zstd::encode_all(contents.as_slice(), 1).unwrap()).unwrap();
-        let template = unpack_template(&packed, &dir.path().join("containers")).unwrap();
+        let file = dir.path().join("t.template");
+        fs::write(&file, packed(&contents)).unwrap();
+        let template = unpack_template(&file, &dir.path().join("containers")).unwrap();
         assert_eq!(
-            unpack_template(&packed, &dir.path().join("containers")).unwrap(),
+            unpack_template(&file, &dir.path().join("containers")).unwrap(),
             template
         );
         let container = dir.path().join("c");
@@ -189,20 +152,12 @@ mod tests {
     fn a_new_template_replaces_the_old_and_a_written_layer_stays() {
         let dir = tempfile::tempdir().unwrap();
         let containers = dir.path().join("containers");
-        let packed = dir.path().join("t.zst");
-        fs::write(
-            &packed,
-            zstd::encode_all([1u8; 8192].as_slice(), 1).unwrap(),
-        )
-        .unwrap();
-        let old = unpack_template(&packed, &containers).unwrap();
+        let file = dir.path().join("t.template");
+        fs::write(&file, packed(&[1; 8192])).unwrap();
+        let old = unpack_template(&file, &containers).unwrap();
         let mine = layer(&old, dir.path()).unwrap();
-        fs::write(
-            &packed,
-            zstd::encode_all([2u8; 8192].as_slice(), 1).unwrap(),
-        )
-        .unwrap();
-        let new = unpack_template(&packed, &containers).unwrap();
+        fs::write(&file, packed(&[2; 8192])).unwrap();
+        let new = unpack_template(&file, &containers).unwrap();
         assert!(!old.exists() && new.exists());
         assert_eq!(layer(&new, dir.path()).unwrap(), mine);
         assert_eq!(fs::read(mine).unwrap(), [1u8; 8192]);

@@ -27,6 +27,9 @@ use hearth_guest_protocol::{Error as Refusal, Reply, Request};
 
 pub use paths::Paths;
 
+#[cfg(test)]
+pub(crate) use layer::packed;
+
 use entry::{Entry, Run};
 use exec::Execs;
 use guest::GuestError;

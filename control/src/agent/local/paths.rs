@@ -35,7 +35,7 @@ impl Default for Paths {
             vmm: "/usr/lib/hearth/vmm".into(),
             kernel: "/usr/lib/hearth/guest/vmlinux".into(),
             initramfs: "/usr/lib/hearth/guest/initramfs".into(),
-            template: "/usr/lib/hearth/templates/writable.ext4.zst".into(),
+            template: "/usr/lib/hearth/templates/writable.ext4.template".into(),
         }
     }
 }

@@ -69,8 +69,7 @@ pub struct Client(http1::SendRequest<Full<Bytes>>);
 async fn controller(dir: &Path) -> Controller {
     let files = paths(dir);
     monitor::script(dir);
-    let template = zstd::encode_all([1u8; 4096].as_slice(), 1).unwrap();
-    std::fs::write(&files.template, template).unwrap();
+    std::fs::write(&files.template, crate::agent::local::packed(&[1; 4096])).unwrap();
     std::fs::write(&files.kernel, "").unwrap();
     std::fs::write(&files.initramfs, "").unwrap();
     let waits = Arc::new(Waits::default());

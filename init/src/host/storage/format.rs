@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
+use hearth_template::Template;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::btrfs::{self, SuperBlock};
@@ -18,8 +19,6 @@ const MARK_OFFSET: u64 = 32 << 10;
 const MARK: &[u8; 32] = b"hearth is formatting this disk\n\0";
 /// One sector of the coarsest disks, so that the mark is there as a whole or not at all.
 const MARK_SECTOR: usize = 4096;
-/// How much of the template is unpacked at a time; what is all zeros is not written.
-const BLOCK: usize = 64 << 10;
 
 /// Why a disk could not be formatted.
 #[derive(Debug, thiserror::Error)]
@@ -52,30 +51,24 @@ pub fn format(disk: &File, template: impl Read) -> Result<(), FormatError> {
     write(&mark, MARK_OFFSET)?;
     settle()?;
 
-    let mut template = zstd::Decoder::new(template).map_err(FormatError::Template)?;
+    let mut template = Template::open(template).map_err(FormatError::Template)?;
     let mut blocks: [Option<SuperBlock>; btrfs::OFFSETS.len()] =
         [const { None }; btrfs::OFFSETS.len()];
-    let mut buffer = vec![0; BLOCK];
-    let mut at = 0;
-    loop {
-        let length = fill(&mut template, &mut buffer).map_err(FormatError::Template)?;
-        if length == 0 {
-            break;
-        }
+    while let Some((at, run)) = template.next_run().map_err(FormatError::Template)? {
         for (offset, kept) in btrfs::OFFSETS.into_iter().zip(&mut blocks) {
-            // Both lie at the start of a block of ours.
-            if offset == at
-                && let Some(bytes) = buffer.first_chunk_mut::<{ btrfs::LEN }>()
+            // Runs are whole blocks, and a super block is one.
+            let inside = offset
+                .checked_sub(at)
+                .and_then(|inside| usize::try_from(inside).ok());
+            if let Some(bytes) = inside
+                .and_then(|inside| run.get_mut(inside..))
+                .and_then(<[u8]>::first_chunk_mut::<{ btrfs::LEN }>)
             {
                 *kept = SuperBlock::parse(bytes).filter(SuperBlock::is_ours);
                 bytes.fill(0);
             }
         }
-        let data = &buffer[..length];
-        if data.iter().any(|&byte| byte != 0) {
-            write(data, at)?;
-        }
-        at += length as u64;
+        write(run, at)?;
     }
     let mut id = [0; 16];
     getrandom(&mut id, GetRandomFlags::empty()).map_err(|errno| FormatError::Disk(errno.into()))?;
@@ -95,20 +88,6 @@ pub fn format(disk: &File, template: impl Read) -> Result<(), FormatError> {
     }
     write(&[0; MARK_SECTOR], MARK_OFFSET)?;
     settle()
-}
-
-/// Reads until the buffer is full or there is no more.
-fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match from.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(length) => filled += length,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(filled)
 }
 
 #[cfg(test)]
@@ -134,7 +113,8 @@ mod tests {
             eprintln!("skipped: no mkfs.btrfs");
             return None;
         }
-        let packed = zstd::encode_all(File::open(file.path()).unwrap(), 1).unwrap();
+        let mut packed = Vec::new();
+        hearth_template::pack(file.as_file(), &mut packed).unwrap();
         Some(packed)
     }
 

@@ -22,7 +22,7 @@ use disks::{Content, Device};
 /// Where data is mounted.
 pub const DATA: &str = "/data";
 /// The template of an empty data disk.
-const TEMPLATE: &str = "/usr/lib/hearth/templates/data.btrfs.zst";
+const TEMPLATE: &str = "/usr/lib/hearth/templates/data.btrfs.template";
 /// noatime: nobody asks when a layer was last read. Nothing is compressed: images mostly are already, and what a container writes
 /// goes through the microVM's page cache. Freed space is told to the disk in the background.
 const MOUNT_OPTIONS: &std::ffi::CStr = c"discard=async";

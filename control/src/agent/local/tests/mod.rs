@@ -87,18 +87,14 @@ pub(crate) fn paths(dir: &Path) -> Paths {
         vmm: dir.join("vmm"),
         kernel: dir.join("kernel"),
         initramfs: dir.join("initramfs"),
-        template: dir.join("template.zst"),
+        template: dir.join("empty.template"),
     }
 }
 
 async fn node(dir: &Path) -> Node {
     let paths = paths(dir);
     monitor::script(dir);
-    std::fs::write(
-        &paths.template,
-        zstd::encode_all([1u8; 4096].as_slice(), 1).unwrap(),
-    )
-    .unwrap();
+    std::fs::write(&paths.template, packed(&[1; 4096])).unwrap();
     std::fs::write(&paths.kernel, "").unwrap();
     std::fs::write(&paths.initramfs, "").unwrap();
     let images = hearth_image::Store::open(&dir.join("images"), Default::default())
