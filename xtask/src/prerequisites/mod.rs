@@ -33,91 +33,46 @@ pub struct Prerequisites {
     pub busybox: PathBuf,
 }
 
+const fn need(what: &'static str, package: &'static str, present: fn() -> bool) -> Need {
+    Need {
+        what,
+        package,
+        present,
+    }
+}
+
 fn program(name: &str) -> bool {
     process::find(name).is_some()
 }
 
 const NEEDS: &[Need] = &[
-    Need {
-        what: "QEMU",
-        package: "qemu-system-x86",
-        present: || program("qemu-system-x86_64"),
-    },
-    Need {
-        what: "UEFI firmware for QEMU",
-        package: "ovmf",
-        present: || crate::qemu::firmware().is_some(),
-    },
-    Need {
-        what: "a C compiler and make",
-        package: "build-essential",
-        present: || program("gcc") && program("make"),
-    },
-    Need {
-        what: "flex",
-        package: "flex",
-        present: || program("flex"),
-    },
-    Need {
-        what: "bison",
-        package: "bison",
-        present: || program("bison"),
-    },
-    Need {
-        what: "bc",
-        package: "bc",
-        present: || program("bc"),
-    },
-    Need {
-        what: "headers of libelf",
-        package: "libelf-dev",
-        present: || Path::new("/usr/include/gelf.h").exists(),
-    },
-    Need {
-        what: "xz",
-        package: "xz-utils",
-        present: || program("xz"),
-    },
-    Need {
-        what: "zstd",
-        package: "zstd",
-        present: || program("zstd"),
-    },
-    Need {
-        what: "cpio",
-        package: "cpio",
-        present: || program("cpio"),
-    },
-    Need {
-        what: "mkfs.btrfs",
-        package: "btrfs-progs",
-        present: || program("mkfs.btrfs"),
-    },
-    Need {
-        what: "mkfs.ext4",
-        package: "e2fsprogs",
-        present: || program("mkfs.ext4"),
-    },
-    Need {
-        what: "bubblewrap",
-        package: "bubblewrap",
-        present: || program("bwrap"),
-    },
-    Need {
-        what: "newuidmap",
-        package: "uidmap",
-        present: || program("newuidmap"),
-    },
-    Need {
-        what: "python3",
-        package: "python3",
-        present: || Path::new("/usr/bin/python3").exists(),
-    },
-    Need {
-        what: "python3's pefile",
-        package: "python3-pefile",
-        present: || Path::new("/usr/lib/python3/dist-packages/pefile.py").exists(),
-    },
+    need("QEMU", "qemu-system-x86", || program("qemu-system-x86_64")),
+    need("UEFI firmware for QEMU", "ovmf", || {
+        crate::qemu::firmware().is_some()
+    }),
+    need("a C compiler and make", "build-essential", || {
+        program("gcc") && program("make")
+    }),
+    need("flex", "flex", || program("flex")),
+    need("bison", "bison", || program("bison")),
+    need("bc", "bc", || program("bc")),
+    need("headers of libelf", "libelf-dev", || {
+        Path::new("/usr/include/gelf.h").exists()
+    }),
+    need("xz", "xz-utils", || program("xz")),
+    need("zstd", "zstd", || program("zstd")),
+    need("cpio", "cpio", || program("cpio")),
+    need("depmod", "kmod", || program("depmod")),
+    need("mkfs.btrfs", "btrfs-progs", || program("mkfs.btrfs")),
+    need("mkfs.ext4", "e2fsprogs", || program("mkfs.ext4")),
+    need("bubblewrap", "bubblewrap", || program("bwrap")),
+    need("newuidmap", "uidmap", || program("newuidmap")),
+    need("python3", "python3", || {
+        Path::new("/usr/bin/python3").exists()
+    }),
+    need("python3's pefile", "python3-pefile", || {
+        Path::new("/usr/lib/python3/dist-packages/pefile.py").exists()
+    }),
 ];
 
 const DOCKER: &str = "the docker CLI";
@@ -176,16 +131,8 @@ pub fn ensure() -> Result<Prerequisites> {
 
 /// What only the tests look at things with.
 const NEEDS_OF_TESTS: &[Need] = &[
-    Need {
-        what: "fsck.erofs",
-        package: "erofs-utils",
-        present: || program("fsck.erofs"),
-    },
-    Need {
-        what: "getfattr",
-        package: "attr",
-        present: || program("getfattr"),
-    },
+    need("fsck.erofs", "erofs-utils", || program("fsck.erofs")),
+    need("getfattr", "attr", || program("getfattr")),
 ];
 
 /// Brings what only the tests need.
