@@ -26,11 +26,18 @@ pub struct Package {
 /// What installing `package` on an empty system would fetch, without recommendations.
 pub fn resolve(package: &str) -> Result<Vec<Package>> {
     let empty_status = tempfile::NamedTempFile::new()?;
+    // What has been downloaded before would not be named.
+    let no_archives = tempfile::tempdir()?;
     let output = Command::new("apt-get")
         .arg("-o")
         .arg(format!(
             "Dir::State::Status={}",
             empty_status.path().display()
+        ))
+        .arg("-o")
+        .arg(format!(
+            "Dir::Cache::Archives={}",
+            no_archives.path().display()
         ))
         .args([
             "-o",

@@ -382,7 +382,8 @@ fn whiteouts_links_modes_and_attributes_are_as_the_layers_say() {
 fn a_file_capability_survives_the_way_into_the_container() {
     let (target, docker) = setup();
     let capability: &[u8] = &[1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    let program = std::fs::read("/bin/busybox").expect("the tests need busybox-static");
+    let program = xtask::prerequisites::busybox().expect("apt has busybox-static");
+    let program = std::fs::read(program).expect("it was found");
     let tag = target.loaded("hearth-test/capable:1", || {
         images::busybox().with_layer(Layer::new().file_with_xattrs(
             "capable/busybox",

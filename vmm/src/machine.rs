@@ -201,6 +201,7 @@ impl Machine {
             exits: self.exits,
             shared: self.shared,
             ready: self.ready,
+            since_ns: monotonic_ns(),
             reported_free: self.reported_free,
             vcpus: Vec::with_capacity(self.vcpus.len()),
             disks: None,
@@ -334,4 +335,11 @@ fn make_vcpus(
         vcpus.push(vcpu);
     }
     Ok(vcpus)
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`.
+fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    // The clock begins at zero, and nanoseconds are a part of a second.
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }

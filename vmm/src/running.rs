@@ -33,6 +33,8 @@ pub(crate) struct Running {
     pub(crate) exits: Vec<Exits>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) ready: Arc<AtomicBool>,
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    pub(crate) since_ns: u64,
     pub(crate) reported_free: Arc<AtomicU64>,
     pub(crate) vcpus: Vec<JoinHandle<()>>,
     /// Brings the disks' thread out of its wait.
@@ -79,6 +81,7 @@ impl Commands for Running {
             ready: self.ready.load(Ordering::Relaxed),
             exits_to_monitor: self.shared.exits.load(Ordering::Relaxed),
             exits: self.exits.iter().map(Exits::count).sum(),
+            running_since_ns: self.since_ns,
             reported_free: self.reported_free.load(Ordering::Relaxed),
         }
     }

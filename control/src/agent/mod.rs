@@ -6,6 +6,8 @@ mod streams;
 
 pub use streams::{Attached, InputSink, LogOptions, LogRecord, LogStream, OutputChunk, Stream};
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use crate::state::{Container, ContainerId, PortBinding};
@@ -96,6 +98,19 @@ pub enum AgentError {
     },
 }
 
+/// Where the time of a start went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StartTimes {
+    /// When the monitor was about to be started, on the host's `CLOCK_MONOTONIC`.
+    pub monitor_at: Duration,
+    /// When the guest's word that the process runs had come, on the same clock.
+    pub running_at: Duration,
+    /// From the beginning of the guest's PID 1 to its word that the process runs.
+    pub guest_init: Duration,
+    /// What committing `Started` took.
+    pub commit: Duration,
+}
+
 /// What one node does with containers. Called by [`crate::controller::Controller`] only, from any task.
 ///
 /// Order for one container: `prepare` once, then any number of (`start`, … , exit), then `discard` once. `start` is called only
@@ -105,8 +120,12 @@ pub enum AgentError {
 pub trait Agent: Send + Sync {
     /// Make what outlives runs: the container's directory and its writable layer.
     async fn prepare(&self, container: &Container) -> Result<(), AgentError>;
-    /// Boot the microVM and start the main process. Returns the monitor's pid once the process runs.
-    async fn start(&self, container: &Container, ports: &[PortBinding]) -> Result<u32, AgentError>;
+    /// Boot the microVM and start the main process. Returns once the process runs.
+    async fn start(
+        &self,
+        container: &Container,
+        ports: &[PortBinding],
+    ) -> Result<StartTimes, AgentError>;
     /// Send a Linux signal to the main process. SIGKILL ends the VM even where the guest doesn't answer.
     async fn signal(&self, id: &ContainerId, signal: i32) -> Result<(), AgentError>;
     /// Set the size of the main process's terminal.

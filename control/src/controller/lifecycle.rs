@@ -1,7 +1,7 @@
 //! Starting and ending containers.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Controller, Error, WaitCondition, now_ns};
 use crate::agent::AgentError;
@@ -32,16 +32,28 @@ impl Controller {
             at_ns: now_ns(),
             by_policy,
         };
+        let committing = Instant::now();
         let ports = match self.propose(start).await? {
             Outcome::Starting { ports } => ports,
             Outcome::Done | Outcome::Unchanged => return Ok(false),
         };
+        let committed = committing.elapsed();
         let controller = self.clone();
         let container = self.container(id)?;
         // A task of its own: a client that goes away in the middle must not leave a container that starts for ever.
         let started = tokio::spawn(async move {
             match controller.inner.agent.start(&container, &ports).await {
-                Ok(_) => Ok(true),
+                Ok(times) => {
+                    tracing::info!(
+                        container = container.id.short(),
+                        commit_us = (committed + times.commit).as_micros(),
+                        monitor_at_us = times.monitor_at.as_micros(),
+                        running_at_us = times.running_at.as_micros(),
+                        guest_init_us = times.guest_init.as_micros(),
+                        "container started"
+                    );
+                    Ok(true)
+                }
                 Err(error) => Err(controller.start_failed(&container, error).await),
             }
         });

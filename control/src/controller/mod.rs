@@ -10,8 +10,9 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Deref;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use futures_util::FutureExt;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
@@ -160,10 +161,21 @@ impl Controller {
             // The layer and the entry in the log don't need each other; whatever is missing after a power cut between them is made
             // at start, or swept.
             let create = Command::Create(Box::new(container.clone()));
-            let (prepared, committed) =
-                tokio::join!(self.inner.agent.prepare(&container), self.propose(create));
+            let begun = Instant::now();
+            let timed = |committed| (committed, begun.elapsed());
+            let (prepared, (committed, took)) = tokio::join!(
+                self.inner.agent.prepare(&container),
+                self.propose(create).map(timed)
+            );
             match (prepared, committed) {
-                (Ok(()), Ok(_)) => return Ok(container.id),
+                (Ok(()), Ok(_)) => {
+                    tracing::info!(
+                        container = container.id.short(),
+                        commit_us = took.as_micros(),
+                        "container created"
+                    );
+                    return Ok(container.id);
+                }
                 (_, Err(Error::Refused(Refusal::NameInUse { .. })))
                     if name.is_none() && tried < NAMES_TRIED =>
                 {

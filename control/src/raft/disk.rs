@@ -91,7 +91,7 @@ pub(super) struct Disk {
 }
 
 struct Shared {
-    /// None once closed. The lock is held for as long as it takes to begin a transaction.
+    /// None once closed. Whoever has a transaction holds the lock: it keeps the file open.
     database: RwLock<Option<Database>>,
     /// Set by the first write that fails, never cleared.
     poisoned: AtomicBool,
@@ -160,12 +160,12 @@ impl Disk {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn begin_read(&self) -> Result<redb::ReadTransaction, DiskError> {
-        Ok(self
-            .database()
-            .as_ref()
-            .ok_or(DiskError::Closed)?
-            .begin_read()?)
+    fn read_now<T>(
+        &self,
+        read: impl FnOnce(&redb::ReadTransaction) -> Result<T, DiskError>,
+    ) -> Result<T, DiskError> {
+        let database = self.database();
+        read(&database.as_ref().ok_or(DiskError::Closed)?.begin_read()?)
     }
 
     /// Write durably: when it returns, a power cut changes nothing.
@@ -185,11 +185,8 @@ impl Disk {
             return Err(DiskError::Poisoned);
         }
         let written = (|| {
-            let transaction = self
-                .database()
-                .as_ref()
-                .ok_or(DiskError::Closed)?
-                .begin_write()?;
+            let database = self.database();
+            let transaction = database.as_ref().ok_or(DiskError::Closed)?.begin_write()?;
             change(&transaction)?;
             transaction.commit()?;
             Ok(())
@@ -223,12 +220,14 @@ impl Disk {
     }
 
     fn get_bytes_now(&self, name: &str) -> Result<Option<Vec<u8>>, DiskError> {
-        let table = match self.begin_read()?.open_table(META) {
-            Ok(table) => table,
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        Ok(table.get(name)?.map(|value| value.value().to_vec()))
+        self.read_now(|transaction| {
+            let table = match transaction.open_table(META) {
+                Ok(table) => table,
+                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            };
+            Ok(table.get(name)?.map(|value| value.value().to_vec()))
+        })
     }
 
     /// Read entries of the log, undecoded, in order.
@@ -257,7 +256,7 @@ impl Disk {
         read: impl FnOnce(&ReadOnlyTable<u64, &'static [u8]>) -> Result<T, DiskError> + Send + 'static,
     ) -> Result<T, DiskError> {
         let disk = self.clone();
-        blocking(move || read(&disk.begin_read()?.open_table(LOG)?)).await
+        blocking(move || disk.read_now(|transaction| read(&transaction.open_table(LOG)?))).await
     }
 }
 

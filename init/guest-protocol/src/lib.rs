@@ -202,6 +202,8 @@ pub enum Reply {
     Started {
         /// Process id in the microVM's own pid namespace.
         pid: u32,
+        /// Nanoseconds since the guest's PID 1 began: of what a first start takes, its part.
+        init_age_ns: u64,
     },
     /// See [`Output`].
     Output(Output),

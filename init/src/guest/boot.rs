@@ -6,9 +6,9 @@ use std::convert::Infallible;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hearth_guest_protocol::{AGENT_PORT, KNOCK_PORT};
 use rustix::fs::{Mode, mkdir};
@@ -30,8 +30,19 @@ const OPEN_FILES: Rlimit = Rlimit {
     maximum: Some(524_288),
 };
 
+/// When PID 1 began.
+static BEGUN: OnceLock<Instant> = OnceLock::new();
+
+/// Nanoseconds since PID 1 began; 0 in a process that isn't PID 1.
+pub fn age_ns() -> u64 {
+    BEGUN.get().map_or(0, |begun| {
+        u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    })
+}
+
 /// Runs PID 1. Returns an exit status, and thereby ends the machine, only if it can't become the agent.
 pub fn run() -> i32 {
+    BEGUN.get_or_init(Instant::now);
     match start() {
         Ok(never) => match never {},
         Err((doing, error)) => {

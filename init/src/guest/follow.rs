@@ -18,7 +18,13 @@ pub fn follow(
     from: u64,
 ) -> Result<(), FrameError> {
     process.acknowledge(from);
-    protocol::write(&mut connection, &Reply::Started { pid: process.pid })?;
+    protocol::write(
+        &mut connection,
+        &Reply::Started {
+            pid: process.pid,
+            init_age_ns: super::boot::age_ns(),
+        },
+    )?;
 
     let gone = Arc::new(AtomicBool::new(false));
     let reader = connection.try_clone()?;

@@ -202,7 +202,7 @@ pub struct Follower {
 impl Follower {
     fn begin(mut connection: UnixStream) -> Result<Self, Error> {
         match read(&mut connection).unwrap().unwrap() {
-            Reply::Started { pid } => assert!(pid > 1),
+            Reply::Started { pid, .. } => assert!(pid > 1),
             Reply::Error(error) => return Err(error),
             other => panic!("{other:?}"),
         }

@@ -132,6 +132,8 @@ pub struct Description {
     pub exits_to_monitor: u64,
     /// Exits of all virtual CPUs that the kernel saw (`exits` of `KVM_GET_STATS_FD`); 0 where the kernel has no such count.
     pub exits: u64,
+    /// When the first virtual CPU was let run: nanoseconds of the host's `CLOCK_MONOTONIC`.
+    pub running_since_ns: u64,
     /// Guest memory given back by the balloon (free page reporting), bytes so far.
     pub reported_free: u64,
 }

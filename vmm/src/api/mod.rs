@@ -144,6 +144,7 @@ mod tests {
                 ready: false,
                 exits_to_monitor: 2,
                 exits: 3,
+                running_since_ns: 5,
                 reported_free: 4,
             }
         }

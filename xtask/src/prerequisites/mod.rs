@@ -186,7 +186,8 @@ fn backported_source() -> Result<Source> {
     Ok(Source { archive, version })
 }
 
-fn busybox() -> Result<PathBuf> {
+/// The distribution's static busybox.
+pub fn busybox() -> Result<PathBuf> {
     let own = PathBuf::from("/bin/busybox");
     if fs::read(&own).is_ok_and(|elf| is_static(&elf)) {
         return Ok(own);

@@ -136,7 +136,7 @@ impl Execs {
                 return Err(error);
             }
         };
-        let pid = if let Reply::Started { pid } = reply {
+        let pid = if let Reply::Started { pid, .. } = reply {
             pid
         } else {
             0

@@ -37,7 +37,7 @@ use log::Log;
 
 use super::{
     Agent, AgentError, Attached, ExecId, ExecSpec, ExecStatus, ExitSink, LogOptions, LogStream,
-    NodeInfo, ProcessInfo,
+    NodeInfo, ProcessInfo, StartTimes,
 };
 use crate::network::{Network, Published};
 use crate::state::{Container, ContainerId, PortBinding};
@@ -244,7 +244,11 @@ impl Agent for LocalAgent {
         .await
     }
 
-    async fn start(&self, container: &Container, ports: &[PortBinding]) -> Result<u32, AgentError> {
+    async fn start(
+        &self,
+        container: &Container,
+        ports: &[PortBinding],
+    ) -> Result<StartTimes, AgentError> {
         start::start(&self.local, container, ports).await
     }
 

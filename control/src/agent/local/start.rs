@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hearth_guest_protocol::{Reply, Request};
 use hearth_image::ImageId;
@@ -17,7 +17,7 @@ use super::{
     Claim, Local, blocking, failed, io_failed, layer, node, now_ns, plan, pod, pump, random, size,
     start_error,
 };
-use crate::agent::AgentError;
+use crate::agent::{AgentError, StartTimes};
 use crate::network::{PodLink, Published};
 use crate::state::{Container, PortBinding};
 
@@ -25,18 +25,18 @@ use crate::state::{Container, PortBinding};
 /// doesn't come.
 const BOOT_PATIENCE: Duration = Duration::from_secs(60);
 
-/// Boots the microVM and starts the main process; the rest of its life is [`pump::follow`]'s. Returns the monitor's pid.
+/// Boots the microVM and starts the main process; the rest of its life is [`pump::follow`]'s.
 pub async fn start(
     local: &Arc<Local>,
     container: &Container,
     ports: &[PortBinding],
-) -> Result<u32, AgentError> {
+) -> Result<StartTimes, AgentError> {
     let entry = local.entry(&container.id);
     // The last run's microVM may still be powering off.
     let busy = Arc::clone(&entry.busy).lock_owned().await;
     local.execs.forget(&container.id);
     let booted = boot(local, container, ports).await;
-    let (run, conversation) = match booted {
+    let (run, conversation, mut times) = match booted {
         Ok(booted) => booted,
         Err(error) => {
             local.clear(&container.id);
@@ -61,10 +61,18 @@ pub async fn start(
         announced,
         busy,
     ));
+    let committing = Instant::now();
     local.sink.started(&container.id, pid, now_ns()).await;
+    times.commit = committing.elapsed();
     // It fails where the run is over: then there is nobody to tell.
     let _ = announce.send(());
-    Ok(pid)
+    Ok(times)
+}
+
+/// `CLOCK_MONOTONIC`, which the monitors go by too.
+fn monotonic() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Duration::try_from(now).unwrap_or_default()
 }
 
 /// Everything up to the guest's word that the process runs.
@@ -72,7 +80,7 @@ async fn boot(
     local: &Arc<Local>,
     container: &Container,
     ports: &[PortBinding],
-) -> Result<(Arc<Run>, Conversation), AgentError> {
+) -> Result<(Arc<Run>, Conversation, StartTimes), AgentError> {
     let id = &container.id;
     let link = match container.address {
         Some(address) => Some(
@@ -90,6 +98,7 @@ async fn boot(
         now_ns(),
         random()?,
     )));
+    let monitor_at = monotonic();
     let (monitor, uid) = {
         let (local, container) = (Arc::clone(local), container.clone());
         // Opening files, making a cgroup, forking: short, but not for a thread that serves others.
@@ -122,9 +131,15 @@ async fn boot(
         () = monitor.gone.cancelled() => Ok(Err(io::Error::other("the monitor has ended; its reason is in the node's log").into())),
     };
     let error = match started {
-        Ok(Ok(conversation)) => {
+        Ok(Ok((conversation, guest_init))) => {
+            let times = StartTimes {
+                monitor_at,
+                running_at: monotonic(),
+                guest_init,
+                commit: Duration::ZERO,
+            };
             let run = Run::new(container.clone(), guest, monitor, uid, published);
-            return Ok((Arc::new(run), conversation));
+            return Ok((Arc::new(run), conversation, times));
         }
         Ok(Err(error)) => start_error(error),
         Err(_) => failed(
@@ -137,10 +152,14 @@ async fn boot(
     Err(error)
 }
 
-async fn first_reply(guest: &Guest, request: &Request) -> Result<Conversation, GuestError> {
+/// With the time that the guest's PID 1 took.
+async fn first_reply(
+    guest: &Guest,
+    request: &Request,
+) -> Result<(Conversation, Duration), GuestError> {
     let mut conversation = guest.open(request).await?;
     match conversation.reply().await? {
-        Reply::Started { .. } => Ok(conversation),
+        Reply::Started { init_age_ns, .. } => Ok((conversation, Duration::from_nanos(init_age_ns))),
         other => Err(io::Error::other(format!("the guest answered {other:?}")).into()),
     }
 }

@@ -54,7 +54,13 @@ impl Guest {
 
     /// Everything from an offset on, in small pieces, then the exit.
     fn follow(&self, stream: &mut UnixStream, from: u64) -> Result<(), protocol::FrameError> {
-        protocol::write(stream, &Reply::Started { pid: 2 })?;
+        protocol::write(
+            stream,
+            &Reply::Started {
+                pid: 2,
+                init_age_ns: 0,
+            },
+        )?;
         let mut next = from;
         loop {
             let mut main = self.main.lock().unwrap();
@@ -126,7 +132,13 @@ impl Guest {
         let reply = match protocol::read::<Request>(&mut stream)? {
             Some(Request::Start(start)) => match self.start(&start.container.process.args) {
                 Ok(()) if start.container.process.args[0] == "crash" => {
-                    protocol::write(&mut stream, &Reply::Started { pid: 2 })?;
+                    protocol::write(
+                        &mut stream,
+                        &Reply::Started {
+                            pid: 2,
+                            init_age_ns: 0,
+                        },
+                    )?;
                     std::process::exit(1);
                 }
                 Ok(()) => return self.follow(&mut stream, 0),
@@ -154,7 +166,13 @@ impl Guest {
                 return Ok(());
             }
             Some(Request::Exec(exec)) => {
-                protocol::write(&mut stream, &Reply::Started { pid: 3 })?;
+                protocol::write(
+                    &mut stream,
+                    &Reply::Started {
+                        pid: 3,
+                        init_age_ns: 0,
+                    },
+                )?;
                 let data = exec.process.args.join(" ").into_bytes();
                 protocol::write(
                     &mut stream,
@@ -204,6 +222,7 @@ fn stand_in() {
                 ready: true,
                 exits_to_monitor: 0,
                 exits: 0,
+                running_since_ns: 0,
                 reported_free: 0,
             };
             let mut line = serde_json::to_vec(&api::Answer::Description(description)).unwrap();
