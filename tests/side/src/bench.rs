@@ -29,6 +29,10 @@ const ASK_INTERVAL: Duration = Duration::from_millis(5);
 const ATTEMPTS: usize = 6000;
 /// Containers started before the measured ones: the first also unpacks what later ones share.
 const WARM_UP_RUNS: usize = 1;
+/// Of RAM.
+const PAGE_BYTES: u64 = 4096;
+/// Digits by which control names a container in its log.
+const SHORT_ID: usize = 12;
 /// Containers measured. They agree to about one per cent; the median is reported.
 const RUNS: usize = 5;
 
@@ -57,7 +61,10 @@ async fn measure() -> Result<Value> {
     };
     // What start-up left to do in the background is part of neither number.
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let idle_kib = processes::meminfo_kib("MemTotal")? - processes::meminfo_kib("MemAvailable")?;
+    // What this measurement has brought along lies in the node's memory too, and in no other node's.
+    let idle_kib = processes::meminfo_kib("MemTotal")?
+        - processes::meminfo_kib("MemAvailable")?
+        - brought_kib()?;
 
     api.call(
         "POST",
@@ -82,6 +89,7 @@ async fn measure() -> Result<Value> {
         "run_vm_exits": median.exits,
         "run_exits_to_monitor": median.exits_to_monitor,
         "vmm_overhead_kib": median.overhead_kib,
+        "run_shares_ms": median.shares_ms,
         "runs_ms": runs.iter().map(|r| r.first_byte_ms).collect::<Vec<_>>(),
     }))
 }
@@ -89,6 +97,7 @@ async fn measure() -> Result<Value> {
 struct Run {
     create_ms: f64,
     first_byte_ms: f64,
+    shares_ms: Value,
     exits: u64,
     exits_to_monitor: u64,
     overhead_kib: u64,
@@ -124,6 +133,7 @@ async fn run_once(api: &Api) -> Result<Run> {
     let first_byte_ms = begun.elapsed().as_secs_f64() * 1e3;
 
     let description = describe().await?;
+    let shares_ms = shares(id, first_byte_ms, &description)?;
     let vmm = processes::named("vmm")
         .first()
         .copied()
@@ -137,10 +147,54 @@ async fn run_once(api: &Api) -> Result<Run> {
     Ok(Run {
         create_ms,
         first_byte_ms,
+        shares_ms,
         exits: description["exits"].as_u64().unwrap_or(0),
         exits_to_monitor: description["exits_to_monitor"].as_u64().unwrap_or(0),
         overhead_kib,
     })
+}
+
+/// Where a run's milliseconds went. control logs when its part of a start began and ended, the guest how long its own took, the monitor
+/// knows when it let the guest run; what is left is the API's, the client's half of it included.
+fn shares(id: &str, total_ms: f64, description: &Value) -> Result<Value> {
+    let log = processes::kernel_log()?;
+    let logged = |event: &str, field: &str| -> Result<f64> {
+        let line = log
+            .iter()
+            .rev()
+            .find(|line| line.contains(event) && line.contains(id.get(..SHORT_ID).unwrap_or(id)));
+        line.and_then(|line| {
+            line.split_whitespace()
+                .find_map(|word| word.strip_prefix(field)?.strip_prefix('='))
+        })
+        .and_then(|us| Some(us.parse::<f64>().ok()? / 1e3))
+        .with_context(|| format!("control has logged no {field} of {event:?}"))
+    };
+    let (created, started) = ("container created", "container started");
+    let let_run_ms = description["running_since_ns"]
+        .as_f64()
+        .context("the monitor knows when it let the guest run")?
+        / 1e6;
+    let commit = logged(created, "commit_us")? + logged(started, "commit_us")?;
+    let monitor = let_run_ms - logged(started, "monitor_at_us")?;
+    let guest_init = logged(started, "guest_init_us")?;
+    let guest_kernel = logged(started, "running_at_us")? - let_run_ms - guest_init;
+    Ok(json!({
+        "api": total_ms - commit - monitor - guest_kernel - guest_init,
+        "commit": commit,
+        "monitor": monitor,
+        "guest_kernel": guest_kernel,
+        "guest_init": guest_init,
+    }))
+}
+
+/// KiB that this process takes: its files, which lie in RAM as whole pages, and its own memory.
+fn brought_kib() -> Result<u64> {
+    let mut kib = processes::status_kib("RssAnon")?;
+    for file in fs::read_dir("/side")? {
+        kib += file?.metadata()?.len().div_ceil(PAGE_BYTES) * (PAGE_BYTES >> 10);
+    }
+    Ok(kib)
 }
 
 /// What the one running monitor says of itself.

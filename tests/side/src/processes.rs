@@ -1,8 +1,10 @@
 //! The node's processes, from /proc.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
 
 use anyhow::{Context, Result};
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Process ids whose command name is `name`.
@@ -52,10 +54,37 @@ pub fn overhead_kib(pid: i32) -> Result<u64> {
 
 /// A field of /proc/meminfo, KiB.
 pub fn meminfo_kib(field: &str) -> Result<u64> {
-    let text = fs::read_to_string("/proc/meminfo")?;
+    field_kib("/proc/meminfo", field)
+}
+
+/// A field of this process's own /proc/self/status, KiB.
+pub fn status_kib(field: &str) -> Result<u64> {
+    field_kib("/proc/self/status", field)
+}
+
+fn field_kib(file: &str, field: &str) -> Result<u64> {
+    let text = fs::read_to_string(file)?;
     let line = text
         .lines()
         .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    let value = line.with_context(|| format!("/proc/meminfo has no {field}"))?;
+    let value = line.with_context(|| format!("{file} has no {field}"))?;
     Ok(value.trim().trim_end_matches(" kB").parse()?)
+}
+
+/// Records of the kernel's log, where init writes what control says too (`Documentation/ABI/testing/dev-kmsg`).
+pub fn kernel_log() -> Result<Vec<String>> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let mut log = File::from(rustix::fs::open("/dev/kmsg", flags, Mode::empty())?);
+    let mut records = Vec::new();
+    // One read is one record, and no record is longer.
+    let mut record = vec![0; 8192];
+    loop {
+        match log.read(&mut record) {
+            Ok(length) => records.push(String::from_utf8_lossy(&record[..length]).into_owned()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(records),
+            // Records that were overwritten before they were read.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! What the agent holds for each container while this process lives: its log, who listens, and the run that is on.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -55,6 +56,10 @@ pub struct Run {
     pub ports: Vec<Published>,
     /// It has been told to die: no client may hold it up any more.
     pub hurry: CancellationToken,
+    /// Output taken from the guest, bytes.
+    pub taken: AtomicU64,
+    /// Cancelled once its exit is known; its microVM has yet to write back and power off.
+    pub exited: CancellationToken,
     /// stdin, opened by the first who writes. Held across the write: chunks of several clients don't mix.
     input: tokio::sync::Mutex<Option<Conversation>>,
 }
@@ -75,6 +80,8 @@ impl Run {
             uid,
             ports,
             hurry: CancellationToken::new(),
+            taken: AtomicU64::new(0),
+            exited: CancellationToken::new(),
             input: tokio::sync::Mutex::default(),
         }
     }

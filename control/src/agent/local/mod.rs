@@ -19,6 +19,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -268,7 +269,7 @@ impl Agent for LocalAgent {
                 Ok(_) | Err(GuestError::Refused(Refusal::Exited(_) | Refusal::NoSuchProcess(_))),
             ) => {
                 if signal == SIGKILL {
-                    end_after(run, GUEST_PATIENCE);
+                    end_if_stuck(run, GUEST_PATIENCE);
                 }
                 Ok(())
             }
@@ -378,14 +379,19 @@ impl Agent for LocalAgent {
     }
 }
 
-/// Ends a microVM that is still there after a while.
-fn end_after(run: Arc<Run>, patience: Duration) {
+/// Ends the microVM of a process that was killed, if its exit doesn't come: neither that nor more of its last output for a while.
+fn end_if_stuck(run: Arc<Run>, patience: Duration) {
     tokio::spawn(async move {
-        if tokio::time::timeout(patience, run.monitor.gone.cancelled())
-            .await
-            .is_err()
-        {
-            run.monitor.kill();
+        loop {
+            let taken = run.taken.load(Ordering::Relaxed);
+            tokio::select! {
+                () = run.exited.cancelled() => return,
+                () = tokio::time::sleep(patience) => {}
+            }
+            if run.taken.load(Ordering::Relaxed) == taken {
+                run.monitor.kill();
+                return;
+            }
         }
     });
 }

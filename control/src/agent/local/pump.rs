@@ -1,6 +1,7 @@
 //! From the guest to the log and the clients, until the process ends and its microVM after it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hearth_guest_protocol::{Error as Refusal, Output, Reply, Request};
@@ -48,6 +49,7 @@ pub async fn follow(
         log_failed: false,
     };
     let exit = pump.run(conversation).await;
+    run.exited.cancel();
     // An exit that was answered has its output beside it, also after a power cut.
     let log = entry.log.clone();
     if let Ok(Err(error)) = tokio::task::spawn_blocking(move || log.sync()).await {
@@ -174,6 +176,7 @@ impl Pump<'_> {
         let offset = output.offset + known as u64;
         let data = bytes::Bytes::from(output.data).slice(known..);
         self.offset = offset + data.len() as u64;
+        self.run.taken.store(self.offset, Ordering::Relaxed);
         let stream = if output.stderr {
             Stream::Stderr
         } else {
