@@ -13,8 +13,10 @@ const LONGEST: usize = 2048;
 /// - `no_timer_check`, `tsc=reliable`: no calibration against hardware that is not there either.
 /// - `io_delay=none`: each delay would be an exit.
 /// - `swiotlb=noforce`, `cryptomgr.notests`: memory and time for nothing.
+/// - `dummy.numdummies=0`: no interface that nobody asked for.
 const ALWAYS: &str = "reboot=k panic=-1 i8042.noaux i8042.nomux i8042.dumbkbd i8042.nopnp \
-                      no_timer_check tsc=reliable io_delay=none swiotlb=noforce cryptomgr.notests";
+                      no_timer_check tsc=reliable io_delay=none swiotlb=noforce cryptomgr.notests \
+                      dummy.numdummies=0";
 /// Without a console: nothing is printed, and no UART looked for.
 const SILENT: &str = "quiet 8250.nr_uarts=0";
 /// With one.

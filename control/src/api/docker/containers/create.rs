@@ -32,6 +32,13 @@ pub async fn create(mut call: Call) -> Answer {
 
     let mut warnings = Vec::new();
     let mut spec = spec::merge(&body, &image.config.config)?;
+    let health_test = body
+        .healthcheck
+        .as_ref()
+        .and_then(|check| check.test.as_ref());
+    if health_test.is_some_and(|test| test.first().is_some_and(|kind| kind.starts_with("CMD"))) {
+        warnings.push("--health-cmd has no effect on Hearth yet.".into());
+    }
     let host = body.host_config.unwrap_or_default();
     host_options::apply(
         &mut spec,

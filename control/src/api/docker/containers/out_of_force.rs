@@ -99,6 +99,19 @@ pub fn warn(host: &HostConfig, warnings: &mut Vec<String>) {
             .as_ref()
             .is_some_and(|cpus| !cpus.is_empty()),
     );
+    let set = |number: Option<i64>| number.is_some_and(|number| number != 0);
+    ignored("--cpu-shares", set(host.cpu_shares));
+    ignored("--memory-reservation", set(host.memory_reservation));
+    // There is no swap: -1 (as much as there is) and as much as the memory ask for nothing else.
+    ignored(
+        "--memory-swap",
+        set(host.memory_swap) && host.memory_swap != Some(-1) && host.memory_swap != host.memory,
+    );
+    ignored("--oom-score-adj", set(host.oom_score_adj));
+    ignored(
+        "--blkio-weight",
+        host.blkio_weight.is_some_and(|weight| weight != 0),
+    );
 }
 
 #[cfg(test)]

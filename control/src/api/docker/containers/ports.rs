@@ -7,6 +7,7 @@ use bollard_stubs::models::{
 };
 
 use crate::api::docker::errors::ApiError;
+use crate::network::Network;
 use crate::state::{Container, PortBinding, Protocol};
 
 /// What a port without an address is bound to.
@@ -50,12 +51,14 @@ pub fn bindings(map: &PortMap) -> Result<Vec<PortBinding>, ApiError> {
                     ApiError::bad_request(format!("invalid port specification: {port:?}"))
                 })?,
             };
-            found.insert(PortBinding {
+            let binding = PortBinding {
                 container_port,
                 protocol,
                 host_ip,
                 host_port,
-            });
+            };
+            Network::check(&binding).map_err(|error| ApiError::bad_request(error.to_string()))?;
+            found.insert(binding);
         }
     }
     Ok(found.into_iter().collect())
