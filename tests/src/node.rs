@@ -260,7 +260,7 @@ impl Node {
         self.wait_for_api();
     }
 
-    /// Presses the power button; whether the node went off by itself.
+    /// Presses the power button, and waits until the node has gone off by itself.
     #[track_caller]
     pub fn press_power_button(&self) {
         let pressed = self
@@ -269,6 +269,25 @@ impl Node {
             .and_then(|mut monitor| monitor.execute("system_powerdown", serde_json::json!({})));
         pressed.unwrap_or_else(|error| panic!("QEMU's monitor: {error:#}"));
         process::eventually("the node doesn't go off", || self.ended());
+        self.cut_power();
+    }
+
+    /// Presses Ctrl-Alt-Del, and waits until the node restarts by itself. It stays off then.
+    #[track_caller]
+    pub fn press_ctrl_alt_del(&self) {
+        let keys = ["ctrl", "alt", "delete"]
+            .map(|key| serde_json::json!({ "type": "qcode", "data": key }));
+        let pressed = self.running().monitor().and_then(|mut monitor| {
+            monitor.execute("send-key", serde_json::json!({ "keys": keys }))
+        });
+        pressed.unwrap_or_else(|error| panic!("QEMU's monitor: {error:#}"));
+        self.wait_for_reset();
+    }
+
+    /// Waits until the node restarts by itself. It stays off then.
+    #[track_caller]
+    pub fn wait_for_reset(&self) {
+        process::eventually("the node doesn't restart", || self.ended());
         self.cut_power();
     }
 

@@ -199,7 +199,17 @@ fn an_image_half_pulled_at_a_power_cut_is_pulled_again() {
 }
 
 #[test]
-fn a_node_goes_off_when_its_button_is_pressed_and_comes_back() {
+fn a_node_whose_init_hangs_is_restarted_by_its_watchdog() {
+    let node = Node::boot(&Setup {
+        side: true,
+        ..Setup::default()
+    });
+    node.side().ask("freeze 1");
+    node.wait_for_reset();
+}
+
+#[test]
+fn a_node_ends_in_order_when_it_is_told_to_and_comes_back() {
     let node = Node::boot(&Setup::default());
     let docker = node.docker();
     load_busybox(&docker);
@@ -213,10 +223,24 @@ fn a_node_goes_off_when_its_button_is_pressed_and_comes_back() {
             .contains("ready")
             .then_some(())
     });
-    node.press_power_button();
-    node.restore_power();
-    assert_eq!(docker.inspect("listener")["State"]["Running"], false);
-    docker.run(&["start", "listener"]).exits(0);
+    // In order: its containers are asked to stop, and answer.
+    for (press, starts) in [
+        (Node::press_power_button as fn(&Node), 1),
+        (Node::press_ctrl_alt_del, 2),
+    ] {
+        press(&node);
+        node.restore_power();
+        let state = docker.inspect("listener")["State"].clone();
+        assert_eq!(state["Running"], false, "{state:#}");
+        assert_eq!(state["ExitCode"], 0, "{state:#}");
+        let log = docker.ok(&["logs", "listener"]);
+        assert_eq!(log.matches("told").count(), starts, "{log}");
+        docker.run(&["start", "listener"]).exits(0);
+        eventually("the container isn't ready again", || {
+            let log = docker.ok(&["logs", "listener"]);
+            (log.matches("ready").count() > starts).then_some(())
+        });
+    }
     docker.ok(&["rm", "-f", "listener"]);
 }
 

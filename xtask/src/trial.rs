@@ -75,11 +75,13 @@ pub fn run(options: &Options) -> Result<()> {
     docker::create_context(port, &identity.owner_dir())?;
     let machine = machine(&dir, &efi, accelerator, port, &identity, options)?;
 
+    // From here on Ctrl-C must not leave a machine behind.
+    let interrupted = interruption()?;
     let mut node = step("QEMU", || machine.start())?;
     let console = options
         .kernel_log
         .then(|| Console::follow(dir.join("console")));
-    let version = step("the node's API", || wait_for_api(&mut node))?;
+    let version = step("the node's API", || wait_for_api(&mut node, &interrupted))?;
     first_container(&prerequisites.busybox)?;
     drop(console);
 
@@ -104,7 +106,7 @@ pub fn run(options: &Options) -> Result<()> {
         "Ctrl-C ends it; its console is {}",
         dir.join("console").display()
     );
-    stay(node)
+    stay(node, &interrupted)
 }
 
 /// Shuts the node of an earlier trial down.
@@ -181,7 +183,7 @@ fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     Ok(result)
 }
 
-fn wait_for_api(node: &mut Running) -> Result<String> {
+fn wait_for_api(node: &mut Running, interrupted: &AtomicBool) -> Result<String> {
     let begun = Instant::now();
     let mut shown = 0;
     loop {
@@ -196,6 +198,9 @@ fn wait_for_api(node: &mut Running) -> Result<String> {
                 "the node went off ({status}). The end of its console:\n{}",
                 end(&lines)
             );
+        }
+        if interrupted.load(Ordering::Relaxed) {
+            bail!("interrupted");
         }
         if begun.elapsed() > BOOT_TIMEOUT {
             bail!(
@@ -255,14 +260,19 @@ fn first_container(busybox: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Forwards published ports until Ctrl-C, then shuts down.
-fn stay(mut node: Running) -> Result<()> {
+/// Set by Ctrl-C from now on.
+fn interruption() -> Result<Arc<AtomicBool>> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         // A second one ends this process at once.
         signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&interrupted))?;
         signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
     }
+    Ok(interrupted)
+}
+
+/// Forwards published ports until Ctrl-C, then shuts down.
+fn stay(mut node: Running, interrupted: &AtomicBool) -> Result<()> {
     let (running, stopped) = mpsc::channel();
     let watched = Running::attach(&dir()?);
     let forwarding = thread::spawn(move || ports::follow(&watched, &stopped));

@@ -1,8 +1,10 @@
 //! The hardware watchdog: a machine whose init no longer runs is reset.
 
-use std::fs::{File, OpenOptions};
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::kmsg;
@@ -20,7 +22,12 @@ pub struct Watchdog(File);
 impl Watchdog {
     /// Arms it; none where the machine has none.
     pub fn open() -> Option<Self> {
-        let file = OpenOptions::new().write(true).open("/dev/watchdog").ok()?;
+        let file = candidates().into_iter().find_map(|name| {
+            OpenOptions::new()
+                .write(true)
+                .open(Path::new("/dev").join(name))
+                .ok()
+        })?;
         let mut timeout_s = TIMEOUT_S;
         // SAFETY: the request reads and writes one int.
         if unsafe { libc::ioctl(file.as_raw_fd(), WDIOC_SETTIMEOUT, &raw mut timeout_s) } < 0 {
@@ -38,4 +45,17 @@ impl Watchdog {
     pub fn disarm(mut self) {
         let _ = self.0.write_all(b"V");
     }
+}
+
+/// Names of the machine's watchdogs, the kernel's own last: it doesn't outlive a kernel that hangs, and has no device behind it.
+fn candidates() -> Vec<OsString> {
+    let entries = fs::read_dir("/sys/class/watchdog")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let mut watchdogs: Vec<_> = entries
+        .map(|entry| (!entry.path().join("device").exists(), entry.file_name()))
+        .collect();
+    watchdogs.sort();
+    watchdogs.into_iter().map(|(_, name)| name).collect()
 }

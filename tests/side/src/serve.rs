@@ -7,6 +7,8 @@
 //! meminfo FIELD    KiB
 //! list PATH        names in a folder, one a line
 //! read PATH        a file
+//! kmsg             the kernel's log, where init and control write too
+//! freeze PID       stops a process, PID 1 included, as no signal could
 //! ```
 
 use std::fs;
@@ -66,6 +68,14 @@ fn converse(client: &TcpStream) -> Result<()> {
             names.join("\n")
         }
         ["read", path] => fs::read_to_string(path).with_context(|| format!("reading {path}"))?,
+        ["kmsg"] => processes::kernel_log()?.join(""),
+        ["freeze", pid] => {
+            let group = "/sys/fs/cgroup/frozen";
+            fs::create_dir(group)?;
+            fs::write(format!("{group}/cgroup.procs"), pid)?;
+            fs::write(format!("{group}/cgroup.freeze"), "1")?;
+            "frozen".to_owned()
+        }
         _ => bail!("no such command: {line:?}"),
     };
     let mut client = client;

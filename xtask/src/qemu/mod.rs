@@ -206,6 +206,9 @@ impl Machine {
             "-display",
             "none",
             "-no-reboot",
+            // The chipset's watchdog resets the machine, as hardware's does; older versions of QEMU leave it without teeth.
+            "-global",
+            "ICH9-LPC.noreboot=false",
         ]);
         qemu.args([
             "-smp",
