@@ -45,6 +45,8 @@ pub struct Setup {
     pub disk: Disk,
     /// MiB of memory.
     pub memory_mib: u64,
+    /// More sections of `hearth.toml`.
+    pub configuration: String,
     /// Registries (`host:port`) that it may speak plain HTTP to.
     pub insecure: Vec<String>,
     /// Whether something beside the shipped image looks into the node; see [`Side`].
@@ -56,6 +58,7 @@ impl Default for Setup {
         Self {
             disk: Disk::Blank(16 * 1024),
             memory_mib: 2048,
+            configuration: String::new(),
             insecure: vec![],
             side: false,
         }
@@ -103,7 +106,8 @@ impl Node {
             .keep();
         let identity = Identity::open(&dir.join("identity"), "hearth-1")?;
         let configuration = dir.join("hearth.toml");
-        fs::write(&configuration, identity.configuration(&setup.insecure))?;
+        let text = identity.configuration(&setup.insecure) + &setup.configuration;
+        fs::write(&configuration, text)?;
 
         let accelerator = Accelerator::probe(&kernel_of(&efi)?)?;
         let boot = if setup.side {

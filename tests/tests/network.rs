@@ -5,6 +5,8 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
 
 use hearth_tests::docker::{Container, Docker};
+use hearth_tests::images;
+use hearth_tests::node::{Node, Setup};
 use hearth_tests::process::{HUNG, eventually};
 use hearth_tests::target::{self, Target};
 
@@ -341,4 +343,25 @@ fn nobody_listens_where_nothing_is_published() {
     let done = docker.run(&["run", "--rm", &busybox, "sh", "-c", &script]);
     assert_eq!(done.code, Some(1), "{done:?}");
     assert!(done.stderr.contains("refused"), "{done:?}");
+}
+
+#[test]
+fn a_node_takes_the_address_that_its_configuration_names() {
+    // With DHCP its prefix would be 24 bits long.
+    let node = Node::boot(&Setup {
+        configuration:
+            "[network]\naddress = \"10.0.2.15/25\"\ngateway = \"10.0.2.2\"\ndns = [\"10.0.2.3\"]\n"
+                .into(),
+        ..Setup::default()
+    });
+    node.wait_for_console("address 10.0.2.15/25 on eth0");
+    let docker = node.docker();
+    let busybox = "hearth-test/busybox:latest";
+    docker
+        .run_with_input(&["load"], &images::busybox().docker_archive(busybox))
+        .exits(0);
+    let script = "cat /etc/resolv.conf; ping -c 1 10.0.2.2";
+    let text = docker.ok(&["run", "--rm", busybox, "sh", "-c", script]);
+    assert!(text.contains("nameserver 10.0.2.3"), "{text}");
+    assert!(text.contains(" 0% packet loss"), "{text}");
 }
