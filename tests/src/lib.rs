@@ -18,6 +18,7 @@ pub mod packages;
 pub mod process;
 pub mod registry;
 pub mod side;
+pub mod stick;
 pub mod target;
 pub mod terminal;
 pub mod wire;

@@ -17,6 +17,7 @@ use xtask::qemu::{self, Accelerator, Boot, Forward, Machine, Protocol, Running};
 use crate::docker::Docker;
 use crate::process;
 use crate::side::{self, Side};
+use crate::stick;
 
 /// The node's Docker API.
 const API_PORT: u16 = 2376;
@@ -49,6 +50,8 @@ pub struct Setup {
     pub configuration: String,
     /// Registries (`host:port`) that it may speak plain HTTP to.
     pub insecure: Vec<String>,
+    /// Boot from a USB stick, which has the configuration on it too.
+    pub stick: bool,
     /// Whether something beside the shipped image looks into the node; see [`Side`].
     pub side: bool,
 }
@@ -60,6 +63,7 @@ impl Default for Setup {
             memory_mib: 2048,
             configuration: String::new(),
             insecure: vec![],
+            stick: false,
             side: false,
         }
     }
@@ -112,6 +116,10 @@ impl Node {
         let accelerator = Accelerator::probe(&kernel_of(&efi)?)?;
         let boot = if setup.side {
             xtask::side::boot(&efi, &dir.join("side"), "serve", &[])?
+        } else if setup.stick {
+            let stick = dir.join("stick");
+            stick::make(&stick, &efi, &configuration)?;
+            Boot::Stick(stick)
         } else {
             Boot::Firmware(efi)
         };
@@ -123,7 +131,7 @@ impl Node {
             // processor sees its own writes.
             machine.cpus = 1;
         }
-        machine.configuration = Some(configuration);
+        machine.configuration = (!setup.stick).then_some(configuration);
         machine.disk = match &setup.disk {
             Disk::None => None,
             Disk::Blank(mib) => {

@@ -169,3 +169,16 @@ fn a_full_disk_is_an_error_and_not_the_end() {
     });
     docker.ok(&["start", "-a", &keeper.name]);
 }
+
+#[test]
+fn a_usb_stick_boots_a_node_and_tells_it_whom_to_trust() {
+    let node = Node::boot(&Setup {
+        stick: true,
+        ..Setup::default()
+    });
+    // The stick is a disk too, and somebody's.
+    node.wait_for_console("data on /dev/vda");
+    let docker = node.docker();
+    load_busybox(&docker);
+    docker.run(&["run", "--rm", BUSYBOX, "true"]).exits(0);
+}

@@ -131,6 +131,8 @@ pub fn ensure() -> Result<Prerequisites> {
 
 /// What only the tests look at things with.
 const NEEDS_OF_TESTS: &[Need] = &[
+    need("mkfs.vfat", "dosfstools", || program("mkfs.vfat")),
+    need("mcopy", "mtools", || program("mcopy")),
     need("fsck.erofs", "erofs-utils", || program("fsck.erofs")),
     need("getfattr", "attr", || program("getfattr")),
 ];

@@ -51,6 +51,8 @@ pub fn firmware() -> Option<(&'static Path, &'static Path)> {
 pub enum Boot {
     /// A unified kernel image, by UEFI firmware.
     Firmware(PathBuf),
+    /// Whatever the image of a USB stick holds, by UEFI firmware.
+    Stick(PathBuf),
     /// A kernel, by QEMU itself.
     Kernel {
         /// `bzImage` or an ELF file that is entered by PVH.
@@ -225,7 +227,7 @@ impl Machine {
             self.dir.join("qmp").display()
         ));
         match &self.boot {
-            Boot::Firmware(efi) => {
+            Boot::Firmware(start) | Boot::Stick(start) => {
                 let (code, template) =
                     firmware().context("no UEFI firmware for QEMU: install ovmf")?;
                 let variables = self.dir.join("firmware-variables");
@@ -242,7 +244,13 @@ impl Machine {
                     "-drive",
                     &flash(&variables, "off"),
                 ]);
-                qemu.arg("-kernel").arg(efi);
+                if let Boot::Stick(_) = self.boot {
+                    let drive = format!("if=none,id=stick,format=raw,file={}", start.display());
+                    qemu.args(["-device", "qemu-xhci", "-drive", &drive]);
+                    qemu.args(["-device", "usb-storage,drive=stick,bootindex=1"]);
+                } else {
+                    qemu.arg("-kernel").arg(start);
+                }
                 let extra = [self.emulation_option(), self.extra_command_line.as_deref()];
                 let extra: Vec<&str> = extra.into_iter().flatten().collect();
                 if !extra.is_empty() {

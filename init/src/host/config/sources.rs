@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
+use crate::host::late;
+
 /// QEMU's firmware configuration device.
 const FW_CFG: &str = "/sys/firmware/qemu_fw_cfg/by_name/opt/org.hearth/hearth.toml/raw";
 /// Label of a FAT file system with the file on it, padded as FAT pads it.
@@ -54,7 +56,7 @@ impl Source for Labelled {
     }
 
     fn read(&self) -> io::Result<Option<String>> {
-        let Some(device) = find_labelled() else {
+        let Some(device) = late::find(find_labelled) else {
             return Ok(None);
         };
         let place = "/run/hearth/medium";

@@ -4,7 +4,7 @@
 //! USB, with nothing but zeros in its first and last MiB. Anything else is somebody's and is not written to. Of several that are ours the
 //! first by name counts; of blank ones too. Without any, data is in RAM, and that is said plainly.
 //!
-//! The kernel has found every disk that isn't on USB before it starts its first process, so nothing is waited for.
+//! Disks on USB and cards come late and are waited for, unless one of ours is there.
 
 mod btrfs;
 mod disks;
@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::mount::{MountFlags, mount};
 
+use super::late;
 use disks::{Content, Device};
 
 /// Where data is mounted.
@@ -59,7 +60,12 @@ pub enum Kind {
 
 /// Chooses, formats if blank, mounts and grows a data disk; else mounts RAM. Takes as long as disks take.
 pub fn set_up() -> Storage {
-    let (devices, mut remarks) = disks::scan();
+    // A blank disk must not be taken for want of ours, which only comes later.
+    let (mut devices, mut remarks) = (Vec::new(), Vec::new());
+    late::find_until_quiet(|| {
+        (devices, remarks) = disks::scan();
+        devices.iter().any(is_ours).then_some(())
+    });
     let _ = fs::create_dir_all(DATA);
     let reason = match choose(&devices, &mut remarks) {
         Some(device) => match take(device, &mut remarks) {
@@ -91,11 +97,12 @@ pub fn set_up() -> Storage {
     }
 }
 
+fn is_ours(device: &Device) -> bool {
+    matches!(device.content, Content::Ours { .. })
+}
+
 fn choose<'a>(devices: &'a [Device], remarks: &mut Vec<String>) -> Option<&'a Device> {
-    let ours: Vec<&Device> = devices
-        .iter()
-        .filter(|device| matches!(device.content, Content::Ours { .. }))
-        .collect();
+    let ours: Vec<&Device> = devices.iter().filter(|device| is_ours(device)).collect();
     if let [first, others @ ..] = ours.as_slice() {
         for other in others {
             remarks.push(format!(
