@@ -1,7 +1,8 @@
 //! `cargo xtask test`: everything a change must pass, each step by the tool that does it, and a count at the end.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
+use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -14,12 +15,26 @@ pub const EFI_VARIABLE: &str = "HEARTH_EFI";
 /// End-to-end cases at once: the node has two processors, and on a machine with many more cases would only wait for each other.
 const CASES_AT_ONCE: &str = "2";
 
+/// Names of test programs (patterns of cargo's): all but those of the one long program, and it.
+const HALVES: [&str; 2] = ["[!r]*", "r*"];
+
 /// What test programs counted.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Count {
     passed: u64,
     failed: u64,
     ignored: u64,
+}
+
+impl Count {
+    /// Adds what a line of a test program's output says, if it says something.
+    fn add(&mut self, line: &str) {
+        if let Some(result) = counted(line) {
+            self.passed += result.passed;
+            self.failed += result.failed;
+            self.ignored += result.ignored;
+        }
+    }
 }
 
 /// Runs all checks; `filter` narrows the tests of whole programs and of the image.
@@ -52,22 +67,43 @@ pub fn run(filter: Option<&str>) -> Result<()> {
 
     let registry = prerequisites::registry()?;
     let efi = image::build(&prerequisites)?;
-    let mut end_to_end = tests(&["--test", "*"]);
-    if let Some(filter) = filter {
-        end_to_end.arg(filter);
-    }
-    end_to_end.args(["--", "--test-threads", CASES_AT_ONCE]);
-    end_to_end.env(EFI_VARIABLE, efi);
+    let mut path = std::env::var_os("PATH").unwrap_or_default();
     if let Some(dir) = registry.parent() {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let path = std::iter::once(dir.to_owned()).chain(std::env::split_paths(&path));
-        end_to_end.env("PATH", std::env::join_paths(path)?);
+        let dirs = std::iter::once(dir.to_owned()).chain(std::env::split_paths(&path));
+        path = std::env::join_paths(dirs)?;
     }
-    test(
-        "tests of whole programs and of the image",
-        &mut end_to_end,
-        &mut count,
+    let end_to_end = |programs: &str| {
+        let mut tests = tests(&["--test", programs]);
+        tests
+            .args(filter)
+            .args(["--", "--test-threads", CASES_AT_ONCE]);
+        tests.env(EFI_VARIABLE, &efi).env("PATH", &path);
+        tests
+    };
+    check(
+        "compiling the tests",
+        tests(&["--test", "*", "--no-run", "--quiet"]),
     )?;
+    let what = "tests of whole programs and of the image";
+    // An emulated node keeps one processor busy. So half of the work goes beside the other, its results shown afterwards.
+    let [mut most, mut rest] = HALVES.map(end_to_end);
+    let (rest, ended) = thread::scope(|scope| {
+        let most = scope.spawn(|| test(what, &mut most, &mut count));
+        (collect(&mut rest), most.join())
+    });
+    let (lines, status) = rest?;
+    let mut counts = Count::default();
+    for line in lines {
+        counts.add(&line);
+        println!("{line}");
+    }
+    ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+    if !status.success() && counts.failed == 0 {
+        bail!("{what}: {status}, see above");
+    }
+    count.passed += counts.passed;
+    count.failed += counts.failed;
+    count.ignored += counts.ignored;
 
     println!(
         "\n{} passed, {} failed, {} skipped",
@@ -129,11 +165,7 @@ fn test(what: &str, command: &mut Command, count: &mut Count) -> Result<()> {
     let before = *count;
     for line in BufReader::new(stdout).lines() {
         let line = line?;
-        if let Some(result) = counted(&line) {
-            count.passed += result.passed;
-            count.failed += result.failed;
-            count.ignored += result.ignored;
-        }
+        count.add(&line);
         println!("{line}");
     }
     let status = child.wait()?;
@@ -148,6 +180,19 @@ fn test(what: &str, command: &mut Command, count: &mut Count) -> Result<()> {
         bail!("{what}: {} failed, see above", process::shown(command));
     }
     Ok(())
+}
+
+/// Runs tests and keeps their output.
+fn collect(command: &mut Command) -> Result<(Vec<String>, ExitStatus)> {
+    let output = command
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("starting {}", process::shown(command)))?;
+    let lines = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    Ok((lines, output.status))
 }
 
 /// Reads `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; …`.
