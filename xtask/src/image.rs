@@ -18,7 +18,12 @@ use crate::{cpio, elf, paths, process};
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// The packages that go into the image, and the executables they give.
-const PACKAGES: [&str; 3] = ["hearth-init", "hearth-control", "hearth-vmm"];
+const PACKAGES: [&str; 4] = [
+    "hearth-init",
+    "hearth-guest-init",
+    "hearth-control",
+    "hearth-vmm",
+];
 
 /// Directories of the running system, to be mounted over or filled.
 const DIRECTORIES: [&str; 9] = [

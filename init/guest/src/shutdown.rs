@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal};
 use rustix::system::{RebootCommand, reboot};
 
-use crate::kmsg;
+use hearth_pid1::kmsg;
 
 /// How long a killed process may take to be gone. It does not run any more; what can take time is freeing its memory.
 pub const KILL_TIMEOUT: Duration = Duration::from_secs(5);

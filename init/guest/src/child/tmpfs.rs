@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use hearth_guest_protocol::Error;
 use rustix::mount::{MountFlags, mount};
 
-use crate::guest::system;
+use crate::system;
 
 /// Mounts a tmpfs at `path`, made if missing. Unless the options say otherwise nothing on it can be executed, is set-user-id or a
 /// device, and it has the mode of the directory that it hides.

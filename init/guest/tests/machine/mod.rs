@@ -8,10 +8,10 @@ use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 
+use hearth_guest_init::{Agent, Places};
 use hearth_guest_protocol::{
     Acknowledge, Container, Error, Exec, Exit, Pod, Process, Reply, Request, Start, read, write,
 };
-use hearth_init::guest::{Agent, Places};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount,
 };

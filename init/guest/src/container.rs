@@ -173,7 +173,7 @@ fn unmount_root(dir: &Path) {
             // Not mounted, or not even there: building got no further.
             Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
             Err(errno) => {
-                crate::kmsg::log(&format!(
+                hearth_pid1::kmsg::log(&format!(
                     "guest-init: {} of {} is still in use: {errno}",
                     name,
                     dir.display()

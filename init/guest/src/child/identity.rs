@@ -8,8 +8,8 @@ use rustix::thread::{
     set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
-use crate::guest::system;
-use crate::guest::user::Identity;
+use crate::system;
+use crate::user::Identity;
 
 /// Capabilities that Linux 6.12 knows; one that a later kernel adds is dropped as well, up to this number.
 const CAPABILITY_COUNT: u32 = 64;

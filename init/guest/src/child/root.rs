@@ -18,8 +18,8 @@ use rustix::system::sethostname;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::{Furnishing, devices, tmpfs};
-use crate::guest::container::FILES;
-use crate::guest::system;
+use crate::container::FILES;
+use crate::system;
 
 /// Size of /dev/shm: docker's default.
 const SHM_OPTIONS: &std::ffi::CStr = c"mode=1777,size=67108864";

@@ -7,7 +7,7 @@ use rustix::fs::{fchown, fstat};
 use rustix::process::{Uid, ioctl_tiocsctty, setsid};
 use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
-use crate::guest::system;
+use crate::system;
 
 /// Highest signal number of Linux.
 const LAST_SIGNAL: libc::c_int = 64;

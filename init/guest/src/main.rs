@@ -6,5 +6,5 @@
 // SAFETY: nothing else in this program is called `main`.
 #[unsafe(no_mangle)]
 pub extern "C" fn main(_argc: libc::c_int, _argv: *const *const libc::c_char) -> libc::c_int {
-    hearth_init::guest::main(std::env::args_os())
+    hearth_guest_init::main(std::env::args_os())
 }

@@ -9,8 +9,8 @@ use rustix::net::{AddressFamily, SocketType, netdevice::name_to_index, socket};
 use rustix::time::{ClockId, clock_gettime, clock_settime};
 
 use super::system;
-use crate::entropy;
-use crate::netlink::Netlink;
+use hearth_pid1::entropy;
+use hearth_pid1::netlink::Netlink;
 
 const NANOSECONDS: u64 = 1_000_000_000;
 

@@ -8,7 +8,7 @@ use hearth_guest_protocol::Error;
 use rustix::fs::{CWD, Dev, FileType, Mode, makedev, mknodat};
 use rustix::process::umask;
 
-use crate::guest::system;
+use crate::system;
 
 /// What every container has: name, major and minor number (Documentation/admin-guide/devices.txt).
 const STANDARD: [(&str, u32, u32); 6] = [

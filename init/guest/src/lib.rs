@@ -51,7 +51,7 @@ pub fn main(mut arguments: impl Iterator<Item = OsString>) -> i32 {
         return child::main(arguments.next());
     }
     if rustix::process::getpid().as_raw_nonzero().get() != 1 {
-        crate::kmsg::log("guest-init is PID 1 of a microVM; it can't be run by hand");
+        hearth_pid1::kmsg::log("guest-init is PID 1 of a microVM; it can't be run by hand");
         return 2;
     }
     boot::run()

@@ -17,7 +17,7 @@ use rustix::process::{Resource, Rlimit, chdir, chroot, setrlimit};
 
 use super::vsock::{self, Listener};
 use super::{Agent, Places, cgroup};
-use crate::{kmsg, stdio};
+use hearth_pid1::{kmsg, stdio};
 
 /// Stack of a connection's thread, bytes: decoding a frame and building a container go no deeper than a few KiB.
 const CONNECTION_STACK: usize = 256 << 10;
