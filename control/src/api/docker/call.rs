@@ -28,8 +28,8 @@ const JSON_TIMEOUT: Duration = Duration::from_secs(60);
 /// One request.
 pub(super) struct Call {
     pub method: Method,
-    /// The path without its version, percent-decoded, split at `/`.
-    pub path: Vec<String>,
+    /// The path without its version, percent-decoded.
+    pub path: String,
     pub query: Query,
     pub headers: HeaderMap,
     pub version: ApiVersion,
@@ -46,18 +46,9 @@ impl Call {
         let path = percent_decode_str(request.uri().path())
             .decode_utf8()
             .map_err(|_| ApiError::bad_request("the path is not UTF-8"))?;
-        let mut path: Vec<String> = path
-            .trim_start_matches('/')
-            .split('/')
-            .map(str::to_owned)
-            .collect();
-        let version = match path.first().and_then(|first| ApiVersion::of_segment(first)) {
-            Some(version) => {
-                path.remove(0);
-                version.check()?
-            }
-            None => version::MAXIMUM,
-        };
+        let (version, path) = ApiVersion::of_path(&path);
+        let version = version.map_or(Ok(version::MAXIMUM), ApiVersion::check)?;
+        let path = path.to_owned();
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let wants_upgrade = request.headers().contains_key(hyper::header::UPGRADE);
         let upgrade = wants_upgrade.then(|| hyper::upgrade::on(&mut request));

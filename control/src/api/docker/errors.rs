@@ -71,6 +71,13 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
     }
 
+    /// docker's words of a node outside a swarm; clients take the status as the sign.
+    pub fn no_swarm() -> Self {
+        Self::unavailable(
+            "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.",
+        )
+    }
+
     /// No container of that name or id, in docker's words.
     pub fn no_such_container(name: &str) -> Self {
         Self::not_found(format!("No such container: {name}"))

@@ -19,7 +19,6 @@ mod query;
 mod router;
 mod system;
 mod timestamps;
-mod unsupported;
 mod version;
 mod volumes;
 

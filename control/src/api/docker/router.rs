@@ -1,106 +1,286 @@
-//! Which handler answers which path.
+//! The Engine API's operations: every one that docker's specification has, with the handler that answers it or the reason why there is
+//! none. What isn't here is no operation of docker's.
+//!
+//! Rows name the specification's `operationId`: there is what the operation takes and gives (`api/docs/v1.53.yaml` in docker's sources,
+//! whose version is [`super::version::MAXIMUM`]).
+
+use std::future::Future;
+use std::pin::Pin;
 
 use hyper::Method;
 
 use super::answer::Answer;
 use super::call::Call;
 use super::errors::ApiError;
-use super::{containers, events, exec, images, networks, system, unsupported, volumes};
+use super::{containers, events, exec, images, networks, system, volumes};
+
+/// A request's answer, being made.
+type Answering = Pin<Box<dyn Future<Output = Answer> + Send>>;
+
+/// One operation.
+struct Route {
+    /// The specification's name for it.
+    operation: &'static str,
+    method: Method,
+    /// Its path, with at most one parameter in braces.
+    path: &'static str,
+    does: Does,
+}
+
+/// What is done about an operation.
+enum Does {
+    /// The handler; its second argument is the path's parameter.
+    Answer(fn(Call, String) -> Answering),
+    /// Hearth lacks it: the subject of the sentence that says so.
+    NotYet(&'static str),
+    /// docker itself refuses it on a node outside a swarm.
+    NoSwarm,
+}
+
+/// Each row: method, path, operation, and what is done. The first row that fits counts.
+macro_rules! routes {
+    ($($method:ident $path:literal $operation:ident => $kind:ident($($does:tt)*);)*) => {
+        &[$(Route {
+            operation: stringify!($operation),
+            method: Method::$method,
+            path: $path,
+            does: routes!(@$kind $($does)*),
+        }),*]
+    };
+    (@answer |$call:pat_param, $parameter:pat_param| $handler:expr) => {
+        Does::Answer(|$call, $parameter| Box::pin(async move { $handler }))
+    };
+    (@not_yet $what:literal) => { Does::NotYet($what) };
+    (@no_swarm) => { Does::NoSwarm };
+}
+
+const ROUTES: &[Route] = routes! {
+    GET    "/_ping"                       SystemPing               => answer(|_, _| Ok(system::ping()));
+    HEAD   "/_ping"                       SystemPingHead           => answer(|_, _| Ok(system::ping()));
+    GET    "/version"                     SystemVersion            => answer(|call, _| system::version(&call).await);
+    GET    "/info"                        SystemInfo               => answer(|call, _| system::info(&call).await);
+    GET    "/events"                      SystemEvents             => answer(|call, _| events::stream(&call));
+    GET    "/system/df"                   SystemDataUsage          => answer(|call, _| system::disk_usage(&call).await);
+    POST   "/auth"                        SystemAuth               => answer(|call, _| system::auth(call).await);
+
+    GET    "/containers/json"             ContainerList            => answer(|call, _| containers::list(&call));
+    POST   "/containers/create"           ContainerCreate          => answer(|call, _| containers::create(call).await);
+    POST   "/containers/prune"            ContainerPrune           => answer(|call, _| containers::prune(&call).await);
+    GET    "/containers/{id}/json"        ContainerInspect         => answer(|call, id| containers::inspect(&call, &id).await);
+    GET    "/containers/{id}/logs"        ContainerLogs            => answer(|call, id| containers::logs(&call, &id).await);
+    GET    "/containers/{id}/top"         ContainerTop             => answer(|call, id| containers::top(&call, &id).await);
+    GET    "/containers/{id}/changes"     ContainerChanges         => not_yet("listing a container's changed files is");
+    GET    "/containers/{id}/export"      ContainerExport          => not_yet("exporting a container's files is");
+    GET    "/containers/{id}/stats"       ContainerStats           => not_yet("resource usage of containers is");
+    GET    "/containers/{id}/attach/ws"   ContainerAttachWebsocket => not_yet("attaching over a web socket is");
+    POST   "/containers/{id}/start"       ContainerStart           => answer(|call, id| containers::start(&call, &id).await);
+    POST   "/containers/{id}/stop"        ContainerStop            => answer(|call, id| containers::stop(&call, &id).await);
+    POST   "/containers/{id}/restart"     ContainerRestart         => answer(|call, id| containers::restart(&call, &id).await);
+    POST   "/containers/{id}/kill"        ContainerKill            => answer(|call, id| containers::kill(&call, &id).await);
+    POST   "/containers/{id}/wait"        ContainerWait            => answer(|call, id| containers::wait(&call, &id));
+    POST   "/containers/{id}/attach"      ContainerAttach          => answer(|call, id| containers::attach(call, &id).await);
+    POST   "/containers/{id}/resize"      ContainerResize          => answer(|call, id| containers::resize(&call, &id).await);
+    POST   "/containers/{id}/rename"      ContainerRename          => answer(|call, id| containers::rename(&call, &id).await);
+    POST   "/containers/{id}/update"      ContainerUpdate          => not_yet("changing a container's resources is");
+    POST   "/containers/{id}/pause"       ContainerPause           => not_yet("pausing containers is");
+    POST   "/containers/{id}/unpause"     ContainerUnpause         => not_yet("pausing containers is");
+    POST   "/containers/{id}/exec"        ContainerExec            => answer(|call, id| exec::create(call, &id).await);
+    HEAD   "/containers/{id}/archive"     ContainerArchiveInfo     => not_yet("copying files into or out of containers is");
+    GET    "/containers/{id}/archive"     ContainerArchive         => not_yet("copying files into or out of containers is");
+    PUT    "/containers/{id}/archive"     PutContainerArchive      => not_yet("copying files into or out of containers is");
+    DELETE "/containers/{id}"             ContainerDelete          => answer(|call, id| containers::remove(&call, &id).await);
+    POST   "/commit"                      ImageCommit              => not_yet("making images from containers is");
+
+    POST   "/exec/{id}/start"             ExecStart                => answer(|call, id| exec::start(call, &id).await);
+    POST   "/exec/{id}/resize"            ExecResize               => answer(|call, id| exec::resize(call, &id).await);
+    GET    "/exec/{id}/json"              ExecInspect              => answer(|call, id| exec::inspect(call, &id).await);
+
+    GET    "/images/json"                 ImageList                => answer(|call, _| images::list(&call).await);
+    GET    "/images/search"               ImageSearch              => not_yet("searching registries is");
+    GET    "/images/get"                  ImageGetAll              => not_yet("saving images is");
+    POST   "/images/create"               ImageCreate              => answer(|call, _| images::pull(call).await);
+    POST   "/images/load"                 ImageLoad                => answer(|call, _| images::load(call).await);
+    POST   "/images/prune"                ImagePrune               => answer(|call, _| images::prune(&call).await);
+    GET    "/images/{name}/json"          ImageInspect             => answer(|call, name| images::inspect(&call, &name).await);
+    GET    "/images/{name}/history"       ImageHistory             => answer(|call, name| images::history(&call, &name).await);
+    GET    "/images/{name}/get"           ImageGet                 => not_yet("saving images is");
+    GET    "/images/{name}/attestations"  ImageAttestations        => not_yet("listing attestations is");
+    POST   "/images/{name}/push"          ImagePush                => not_yet("pushing images is");
+    POST   "/images/{name}/tag"           ImageTag                 => answer(|call, name| images::tag(&call, &name).await);
+    DELETE "/images/{name}"               ImageDelete              => answer(|call, name| images::remove(&call, &name).await);
+    GET    "/distribution/{name}/json"    DistributionInspect      => not_yet("asking a registry about an image is");
+
+    POST   "/build"                       ImageBuild               => not_yet("building images is");
+    // Routed by docker and used by its CLI, and not in the specification.
+    POST   "/build/cancel"                BuildCancel              => not_yet("building images is");
+    POST   "/build/prune"                 BuildPrune               => answer(|_, _| system::prune_build_cache());
+    POST   "/session"                     Session                  => not_yet("BuildKit is");
+    // As `/build/cancel`.
+    POST   "/grpc"                        Grpc                     => not_yet("BuildKit is");
+
+    GET    "/networks"                    NetworkList              => answer(|call, _| networks::list(&call));
+    GET    "/networks/{id}"               NetworkInspect           => answer(|call, id| networks::inspect(&call, &id));
+    POST   "/networks/prune"              NetworkPrune             => answer(|_, _| networks::prune());
+    POST   "/networks/create"             NetworkCreate            => not_yet("networks of one's own are");
+    POST   "/networks/{id}/connect"       NetworkConnect           => not_yet("connecting a container to further networks is");
+    POST   "/networks/{id}/disconnect"    NetworkDisconnect        => not_yet("connecting a container to further networks is");
+    DELETE "/networks/{id}"               NetworkDelete            => not_yet("removing the built-in networks is");
+
+    GET    "/volumes"                     VolumeList               => answer(|_, _| volumes::list());
+    GET    "/volumes/{name}"              VolumeInspect            => answer(|_, name| volumes::inspect(&name));
+    POST   "/volumes/prune"               VolumePrune              => answer(|_, _| volumes::prune());
+    POST   "/volumes/create"              VolumeCreate             => not_yet("volumes are");
+    PUT    "/volumes/{name}"              VolumeUpdate             => not_yet("volumes are");
+    DELETE "/volumes/{name}"              VolumeDelete             => not_yet("volumes are");
+
+    GET    "/plugins"                     PluginList               => answer(|_, _| system::plugins());
+    GET    "/plugins/privileges"          GetPluginPrivileges      => not_yet("plugins are");
+    GET    "/plugins/{name}/json"         PluginInspect            => not_yet("plugins are");
+    POST   "/plugins/pull"                PluginPull               => not_yet("plugins are");
+    POST   "/plugins/create"              PluginCreate             => not_yet("plugins are");
+    POST   "/plugins/{name}/enable"       PluginEnable             => not_yet("plugins are");
+    POST   "/plugins/{name}/disable"      PluginDisable            => not_yet("plugins are");
+    POST   "/plugins/{name}/upgrade"      PluginUpgrade            => not_yet("plugins are");
+    POST   "/plugins/{name}/push"         PluginPush               => not_yet("plugins are");
+    POST   "/plugins/{name}/set"          PluginSet                => not_yet("plugins are");
+    DELETE "/plugins/{name}"              PluginDelete             => not_yet("plugins are");
+
+    POST   "/swarm/init"                  SwarmInit                => not_yet("swarm mode is");
+    POST   "/swarm/join"                  SwarmJoin                => not_yet("swarm mode is");
+    GET    "/swarm"                       SwarmInspect             => no_swarm();
+    GET    "/swarm/unlockkey"             SwarmUnlockkey           => no_swarm();
+    POST   "/swarm/leave"                 SwarmLeave               => no_swarm();
+    POST   "/swarm/update"                SwarmUpdate              => no_swarm();
+    POST   "/swarm/unlock"                SwarmUnlock              => no_swarm();
+    GET    "/nodes"                       NodeList                 => no_swarm();
+    GET    "/nodes/{id}"                  NodeInspect              => no_swarm();
+    DELETE "/nodes/{id}"                  NodeDelete               => no_swarm();
+    POST   "/nodes/{id}/update"           NodeUpdate               => no_swarm();
+    GET    "/services"                    ServiceList              => no_swarm();
+    POST   "/services/create"             ServiceCreate            => no_swarm();
+    GET    "/services/{id}/logs"          ServiceLogs              => no_swarm();
+    GET    "/services/{id}"               ServiceInspect           => no_swarm();
+    DELETE "/services/{id}"               ServiceDelete            => no_swarm();
+    POST   "/services/{id}/update"        ServiceUpdate            => no_swarm();
+    GET    "/tasks"                       TaskList                 => no_swarm();
+    GET    "/tasks/{id}/logs"             TaskLogs                 => no_swarm();
+    GET    "/tasks/{id}"                  TaskInspect              => no_swarm();
+    GET    "/secrets"                     SecretList               => no_swarm();
+    POST   "/secrets/create"              SecretCreate             => no_swarm();
+    GET    "/secrets/{id}"                SecretInspect            => no_swarm();
+    DELETE "/secrets/{id}"                SecretDelete             => no_swarm();
+    POST   "/secrets/{id}/update"         SecretUpdate             => no_swarm();
+    GET    "/configs"                     ConfigList               => no_swarm();
+    POST   "/configs/create"              ConfigCreate             => no_swarm();
+    GET    "/configs/{id}"                ConfigInspect            => no_swarm();
+    DELETE "/configs/{id}"                ConfigDelete             => no_swarm();
+    POST   "/configs/{id}/update"         ConfigUpdate             => no_swarm();
+};
+
+impl Route {
+    /// The path's parameter (empty where it has none), if the path is this route's. A parameter may have slashes in it, as names of
+    /// images have; empty it is none.
+    fn parameter<'a>(&self, path: &'a str) -> Option<&'a str> {
+        let Some((before, rest)) = self.path.split_once('{') else {
+            return (path == self.path).then_some("");
+        };
+        let after = rest.split_once('}').map_or("", |(_, after)| after);
+        path.strip_prefix(before)?
+            .strip_suffix(after)
+            .filter(|parameter| !parameter.is_empty())
+    }
+}
+
+/// The operation that a request asks for, and its path's parameter. A method that a path doesn't have is answered as a path that isn't
+/// there: so docker does.
+fn find<'a>(method: &Method, path: &'a str) -> Result<(&'static Route, &'a str), ApiError> {
+    ROUTES
+        .iter()
+        .filter(|route| route.method == *method)
+        .find_map(|route| Some((route, route.parameter(path)?)))
+        .ok_or_else(|| ApiError::not_found("page not found"))
+}
 
 /// Finds the handler and has it answer.
-pub async fn route(mut call: Call) -> Answer {
-    let path = std::mem::take(&mut call.path);
-    let segments: Vec<&str> = path.iter().map(String::as_str).collect();
-    let method = call.method.clone();
-    match segments.as_slice() {
-        ["containers", rest @ ..] => container(&method, rest, call).await,
-        ["exec", id, action] => match (&method, *action) {
-            (&Method::POST, "start") => exec::start(call, id).await,
-            (&Method::POST, "resize") => exec::resize(call, id).await,
-            (&Method::GET, "json") => exec::inspect(call, id).await,
-            _ => Err(nothing_there()),
-        },
-        ["images", rest @ ..] => image(&method, rest, call).await,
-        ["networks", rest @ ..] => match (&method, rest) {
-            (&Method::GET, []) => networks::list(&call),
-            (&Method::GET, [id]) => networks::inspect(&call, id),
-            (&Method::POST, ["prune"]) => networks::prune(),
-            _ => unsupported::answer(&method, &segments),
-        },
-        ["volumes", rest @ ..] => match (&method, rest) {
-            (&Method::GET, []) => volumes::list(),
-            (&Method::GET, [name]) => volumes::inspect(name),
-            (&Method::POST, ["prune"]) => volumes::prune(),
-            _ => unsupported::answer(&method, &segments),
-        },
-        [one] => match (&method, *one) {
-            (&Method::GET | &Method::HEAD, "_ping") => Ok(system::ping()),
-            (&Method::GET, "version") => system::version(&call).await,
-            (&Method::GET, "info") => system::info(&call).await,
-            (&Method::GET, "events") => events::stream(&call),
-            (&Method::POST, "auth") => system::auth(call).await,
-            (&Method::GET, "plugins") => system::plugins(),
-            _ => unsupported::answer(&method, &segments),
-        },
-        ["system", "df"] if method == Method::GET => system::disk_usage(&call).await,
-        ["build", "prune"] if method == Method::POST => system::prune_build_cache(),
-        _ => unsupported::answer(&method, &segments),
+pub async fn route(call: Call) -> Answer {
+    let (route, parameter) = find(&call.method, &call.path)?;
+    let parameter = parameter.to_owned();
+    tracing::debug!(operation = route.operation, tenant = %call.tenant, "request");
+    match &route.does {
+        Does::Answer(handler) => handler(call, parameter).await,
+        Does::NotYet(what) => Err(ApiError::unsupported(what)),
+        Does::NoSwarm => Err(ApiError::no_swarm()),
     }
 }
 
-async fn container(method: &Method, path: &[&str], call: Call) -> Answer {
-    match (method, path) {
-        (&Method::GET, ["json"]) => containers::list(&call),
-        (&Method::POST, ["create"]) => containers::create(call).await,
-        (&Method::POST, ["prune"]) => containers::prune(&call).await,
-        (&Method::DELETE, [id]) => containers::remove(&call, id).await,
-        (&Method::GET, [id, action]) => match *action {
-            "json" => containers::inspect(&call, id).await,
-            "logs" => containers::logs(&call, id).await,
-            "top" => containers::top(&call, id).await,
-            _ => unsupported::answer(method, &["containers", id, action]),
-        },
-        (&Method::POST, [id, action]) => match *action {
-            "start" => containers::start(&call, id).await,
-            "stop" => containers::stop(&call, id).await,
-            "restart" => containers::restart(&call, id).await,
-            "kill" => containers::kill(&call, id).await,
-            "wait" => containers::wait(&call, id),
-            "attach" => containers::attach(call, id).await,
-            "resize" => containers::resize(&call, id).await,
-            "rename" => containers::rename(&call, id).await,
-            "exec" => exec::create(call, id).await,
-            _ => unsupported::answer(method, &["containers", id, action]),
-        },
-        (_, rest) => {
-            let mut path = vec!["containers"];
-            path.extend(rest);
-            unsupported::answer(method, &path)
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn operation(method: Method, path: &str) -> Option<(&'static str, &str)> {
+        find(&method, path)
+            .ok()
+            .map(|(route, parameter)| (route.operation, parameter))
+    }
+
+    #[test]
+    fn each_row_is_reached_and_named_once() {
+        for route in ROUTES {
+            let path = route
+                .path
+                .replace("{id}", "web")
+                .replace("{name}", "registry.example:5000/a/b:1");
+            assert_eq!(
+                operation(route.method.clone(), &path).map(|(name, _)| name),
+                Some(route.operation)
+            );
+        }
+        let names: HashSet<_> = ROUTES.iter().map(|route| route.operation).collect();
+        assert_eq!(names.len(), ROUTES.len());
+    }
+
+    #[test]
+    fn a_parameter_may_have_slashes_and_is_never_empty() {
+        assert_eq!(
+            operation(Method::POST, "/images/registry.example/a/json/tag"),
+            Some(("ImageTag", "registry.example/a/json"))
+        );
+        assert_eq!(
+            operation(Method::GET, "/containers//web/json"),
+            Some(("ContainerInspect", "/web"))
+        );
+        for path in ["/images//json", "/containers//json", "/networks/"] {
+            assert_eq!(operation(Method::GET, path), None, "{path}");
         }
     }
-}
 
-/// Names of images have slashes: the action is what stands last, the name all before.
-async fn image(method: &Method, path: &[&str], call: Call) -> Answer {
-    match (method, path) {
-        (&Method::GET, ["json"]) => images::list(&call).await,
-        (&Method::GET, ["search"]) => Err(ApiError::unsupported("searching registries is")),
-        (&Method::POST, ["create"]) => images::pull(call).await,
-        (&Method::POST, ["load"]) => images::load(call).await,
-        (&Method::POST, ["prune"]) => images::prune(&call).await,
-        (&Method::GET, [name @ .., "json"]) => images::inspect(&call, &name.join("/")).await,
-        (&Method::GET, [name @ .., "history"]) => images::history(&call, &name.join("/")).await,
-        (&Method::POST, [name @ .., "tag"]) => images::tag(&call, &name.join("/")).await,
-        (&Method::DELETE, name) if !name.is_empty() => images::remove(&call, &name.join("/")).await,
-        (_, rest) => {
-            let mut path = vec!["images"];
-            path.extend(rest);
-            unsupported::answer(method, &path)
+    #[test]
+    fn what_no_docker_has_is_no_operation() {
+        for (method, path) in [
+            (Method::GET, ""),
+            (Method::GET, "/"),
+            (Method::GET, "/containers"),
+            (Method::GET, "/containers/json/"),
+            (Method::GET, "/containers/x/nothing"),
+            (Method::PUT, "/version"),
+            (Method::HEAD, "/version"),
+            (Method::POST, "/containers/json"),
+            (Method::OPTIONS, "/_ping"),
+        ] {
+            assert_eq!(operation(method, path), None, "{path}");
         }
     }
-}
 
-/// A path that isn't in the specification.
-pub(super) fn nothing_there() -> ApiError {
-    ApiError::not_found("page not found")
+    proptest::proptest! {
+        #[test]
+        fn any_path_is_an_operation_or_none(path in "(/[a-z{}._]{0,8}){0,5}") {
+            for method in [Method::GET, Method::POST, Method::DELETE] {
+                if let Some((_, parameter)) = operation(method, &path) {
+                    assert!(path.contains(parameter));
+                }
+            }
+        }
+    }
 }

@@ -22,8 +22,18 @@ impl ApiVersion {
         Self { major, minor }
     }
 
-    /// Of a path's first segment (`v1.41`); None where it is none, and the path is unversioned or unknown.
-    pub fn of_segment(segment: &str) -> Option<Self> {
+    /// Of a path (`/v1.41/info`), and the path behind it (`/info`); None where the path has no version.
+    pub fn of_path(path: &str) -> (Option<Self>, &str) {
+        let behind = path.strip_prefix('/').unwrap_or_default();
+        let end = behind.find('/').unwrap_or(behind.len());
+        match Self::of_segment(&behind[..end]) {
+            Some(version) => (Some(version), &behind[end..]),
+            None => (None, path),
+        }
+    }
+
+    /// Of a path's first segment (`v1.41`).
+    fn of_segment(segment: &str) -> Option<Self> {
         let (major, minor) = segment.strip_prefix('v')?.split_once('.')?;
         let number = |digits: &str| {
             if digits.bytes().all(|b| b.is_ascii_digit()) {
@@ -109,6 +119,19 @@ mod tests {
                 .contains("client version 1.99 is too new. Maximum supported API version is")
         );
         assert!(ApiVersion::of_segment("v1.41").unwrap().check().is_ok());
+    }
+
+    #[test]
+    fn a_path_is_split_behind_its_version() {
+        let version = Some(ApiVersion::new(1, 41));
+        assert_eq!(
+            ApiVersion::of_path("/v1.41/containers/json"),
+            (version, "/containers/json")
+        );
+        assert_eq!(ApiVersion::of_path("/v1.41"), (version, ""));
+        for path in ["/version", "/vx.1/info", "", "/", "*"] {
+            assert_eq!(ApiVersion::of_path(path), (None, path));
+        }
     }
 
     #[test]
