@@ -6,7 +6,8 @@ use tracing_subscriber::EnvFilter;
 
 /// Threads for tasks: the node's CPUs are its containers'.
 const WORKERS: usize = 2;
-/// Threads for file I/O at the same time, beside them: enough to keep a disk busy.
+/// Threads for file I/O at the same time, beside them: enough to keep a disk busy. Clients may have all of them wait: the replicated
+/// log isn't written by these (`raft::DiskThread`).
 const BLOCKING_THREADS: usize = 16;
 /// openraft tells its life's story at `info`.
 const LOG: &str = "info,openraft=warn";

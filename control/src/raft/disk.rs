@@ -24,7 +24,9 @@ use redb::{
 use rustix::fs::{FallocateFlags, IFlags, ioctl_getflags, ioctl_setflags};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
 
+use super::executor::Executor;
 use crate::state::NodeId;
 use crate::state::encoding::{self, EncodingError};
 
@@ -91,6 +93,7 @@ pub(super) struct Disk {
 }
 
 struct Shared {
+    executor: Arc<dyn Executor>,
     /// None once closed. Whoever has a transaction holds the lock: it keeps the file open.
     database: RwLock<Option<Database>>,
     /// Set by the first write that fails, never cleared.
@@ -99,9 +102,14 @@ struct Shared {
 
 impl Disk {
     /// Opens the file under `dir`, making both where needed.
-    pub async fn open(dir: &Path, random: u64) -> Result<Self, DiskError> {
+    pub async fn open(
+        dir: &Path,
+        random: u64,
+        executor: Arc<dyn Executor>,
+    ) -> Result<Self, DiskError> {
         let dir = dir.to_owned();
-        blocking(move || {
+        let kept = Arc::clone(&executor);
+        on(executor.as_ref(), move || {
             let path = dir.join(FILE);
             let failed = |reason: String| DiskError::Open {
                 path: path.clone(),
@@ -118,6 +126,7 @@ impl Disk {
                 .and_then(|d| d.sync_all())
                 .map_err(|e| failed(e.to_string()))?;
             let shared = Arc::new(Shared {
+                executor: kept,
                 database: RwLock::new(Some(database)),
                 poisoned: AtomicBool::new(false),
             });
@@ -140,7 +149,7 @@ impl Disk {
     /// Give the file back; whoever still comes is refused.
     pub async fn close(&self) -> Result<(), DiskError> {
         let disk = self.clone();
-        blocking(move || {
+        self.on_executor(move || {
             drop(
                 disk.shared
                     .database
@@ -151,6 +160,13 @@ impl Disk {
             Ok(())
         })
         .await
+    }
+
+    async fn on_executor<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, DiskError> + Send + 'static,
+    ) -> Result<T, DiskError> {
+        on(self.shared.executor.as_ref(), work).await
     }
 
     fn database(&self) -> RwLockReadGuard<'_, Option<Database>> {
@@ -174,7 +190,7 @@ impl Disk {
         change: impl FnOnce(&WriteTransaction) -> Result<(), DiskError> + Send + 'static,
     ) -> Result<(), DiskError> {
         let disk = self.clone();
-        blocking(move || disk.write_now(change)).await
+        self.on_executor(move || disk.write_now(change)).await
     }
 
     fn write_now(
@@ -204,7 +220,7 @@ impl Disk {
         name: &'static str,
     ) -> Result<Option<T>, DiskError> {
         let disk = self.clone();
-        blocking(move || disk.get_now(name)).await
+        self.on_executor(move || disk.get_now(name)).await
     }
 
     fn get_now<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, DiskError> {
@@ -216,7 +232,7 @@ impl Disk {
     /// Read one value of `meta` as it is.
     pub async fn get_bytes(&self, name: &'static str) -> Result<Option<Vec<u8>>, DiskError> {
         let disk = self.clone();
-        blocking(move || disk.get_bytes_now(name)).await
+        self.on_executor(move || disk.get_bytes_now(name)).await
     }
 
     fn get_bytes_now(&self, name: &str) -> Result<Option<Vec<u8>>, DiskError> {
@@ -256,7 +272,8 @@ impl Disk {
         read: impl FnOnce(&ReadOnlyTable<u64, &'static [u8]>) -> Result<T, DiskError> + Send + 'static,
     ) -> Result<T, DiskError> {
         let disk = self.clone();
-        blocking(move || disk.read_now(|transaction| read(&transaction.open_table(LOG)?))).await
+        self.on_executor(move || disk.read_now(|transaction| read(&transaction.open_table(LOG)?)))
+            .await
     }
 }
 
@@ -298,11 +315,19 @@ pub(super) fn put_bytes(
     Ok(())
 }
 
-async fn blocking<T: Send + 'static>(
+/// Has `work` done by the executor, and waits for it.
+async fn on<T: Send + 'static>(
+    executor: &dyn Executor,
     work: impl FnOnce() -> Result<T, DiskError> + Send + 'static,
 ) -> Result<T, DiskError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => Err(DiskError::Access(error.to_string())),
-    }
+    let (sender, done) = oneshot::channel();
+    executor.execute(Box::new(move || {
+        // Whoever asked may have gone.
+        let _ = sender.send(work());
+    }));
+    done.await.unwrap_or_else(|_| {
+        Err(DiskError::Access(
+            "the thread that reads and writes it has ended".to_owned(),
+        ))
+    })
 }

@@ -3,10 +3,13 @@
 //! Durable: a command is answered after its entry is on disk (one `fsync`). Everything is in one file, `/data/raft/replica.redb`: this
 //! node's id, vote, log, and the last snapshot. The state lives in memory and is rebuilt at start from the snapshot and the log.
 //!
+//! The file is read and written by a thread of its own ([`DiskThread`]): nothing that clients do on the node can hold commands up.
+//!
 //! After the first write that fails, this replica takes no more commands: what the disk holds is then unknown, and only a restart,
 //! which reads it again, can tell.
 
 mod disk;
+mod executor;
 mod log;
 mod machine;
 mod peers;
@@ -24,6 +27,7 @@ use tokio::sync::broadcast;
 use crate::state::{Command, Event, NodeId, Outcome, Refusal, State};
 
 pub use disk::DiskError;
+pub use executor::{DiskThread, Executor, Work};
 
 /// A leader that is silent for this long (to twice this) is replaced. Far above a home disk's slowest `fsync`, which delays heartbeats too.
 const ELECTION_TIMEOUT: Duration = Duration::from_millis(1500);
@@ -96,7 +100,18 @@ impl Replica {
         random: u64,
         observer: Arc<dyn Observer>,
     ) -> Result<Self, ReplicaError> {
-        let disk = disk::Disk::open(dir, random).await?;
+        let thread = DiskThread::start().map_err(|e| DiskError::Access(e.to_string()))?;
+        Self::open_on(dir, random, observer, Arc::new(thread)).await
+    }
+
+    /// As [`Replica::open`], its file read and written by `executor`.
+    pub async fn open_on(
+        dir: &Path,
+        random: u64,
+        observer: Arc<dyn Observer>,
+        executor: Arc<dyn Executor>,
+    ) -> Result<Self, ReplicaError> {
+        let disk = disk::Disk::open(dir, random, executor).await?;
         let node = disk.node;
         let shared = Arc::new(Shared {
             state: RwLock::default(),

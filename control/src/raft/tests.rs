@@ -98,6 +98,28 @@ async fn a_refusal_is_an_answer_and_events_come_in_order() {
     replica.close().await;
 }
 
+#[test]
+fn a_command_is_committed_while_all_threads_for_blocking_work_are_stalled() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let (release, stalled) = std::sync::mpsc::channel::<()>();
+        let stalled = tokio::task::spawn_blocking(move || stalled.recv());
+        let replica = open(dir.path()).await;
+        assert_eq!(replica.propose(load(1)).await.unwrap(), Ok(Outcome::Done));
+        replica.close().await;
+        assert_eq!(open(dir.path()).await.state().images.len(), 1);
+        assert!(!stalled.is_finished());
+        release.send(()).unwrap();
+        stalled.await.unwrap().unwrap();
+    });
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "fills the file system of TMPDIR, which has to be a small btrfs of its own"]
 async fn commands_are_taken_on_a_full_disk() {
