@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::agent::NodeInfo;
 use crate::agent::local::{LocalAgent, LocalConfig, Paths};
 use crate::api;
-use crate::config::{self, Boot, Owner};
+use crate::config::{self, Boot, Identity, Owner};
 use crate::controller::{Controller, Reporter, Waits};
 use crate::network::{Network, NetworkConfig};
 use crate::raft::Replica;
@@ -64,9 +64,8 @@ pub async fn run() -> Result<(), Failure> {
     let known = controller.state().containers.keys().cloned().collect();
     agent.sweep(known).await;
     controller.reconcile(&running, first_since_boot()).await;
-    let serving = match owner.identity {
-        Some(identity) => {
-            let tls = api::server_config(&identity.ca, &identity.certificate, &identity.key)?;
+    let serving = match tls(owner.identity.as_ref()) {
+        Some(tls) => {
             let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, DOCKER_PORT)).await?;
             tracing::info!(port = DOCKER_PORT, "the Docker API answers");
             Some(tokio::spawn(api::serve(
@@ -75,12 +74,7 @@ pub async fn run() -> Result<(), Failure> {
                 Arc::new(tls),
             )))
         }
-        None => {
-            tracing::warn!(
-                "no [identity] in hearth.toml: nothing listens; give this node the owner's CA, a certificate and its key"
-            );
-            None
-        }
+        None => None,
     };
     tokio::select! {
         _ = terminate.recv() => {}
@@ -96,6 +90,23 @@ pub async fn run() -> Result<(), Failure> {
     controller.flush().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// What the API's port needs. Without it nothing listens, and the containers run all the same.
+fn tls(identity: Option<&Identity>) -> Option<rustls::ServerConfig> {
+    let Some(identity) = identity else {
+        tracing::warn!(
+            "no [identity] in hearth.toml: nothing listens; give this node the owner's CA, a certificate and its key"
+        );
+        return None;
+    };
+    match api::server_config(&identity.ca, &identity.certificate, &identity.key) {
+        Ok(tls) => Some(tls),
+        Err(error) => {
+            tracing::error!(%error, "nothing listens");
+            None
+        }
+    }
 }
 
 fn node_info(owner: &Owner, boot: &Boot) -> NodeInfo {

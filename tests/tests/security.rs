@@ -86,6 +86,32 @@ fn a_certificate_of_another_ca_is_worth_nothing() {
 }
 
 #[test]
+fn what_a_node_shows_its_clients_commands_nothing() {
+    let Some((target, node)) = node() else { return };
+    let identity = node.identity();
+    let folder = tempfile::tempdir().expect("the temporary folder is writable");
+    client_folder(
+        folder.path(),
+        identity.authority().certificate(),
+        identity.server(),
+    );
+    let ca = folder.path().join("ca.pem");
+    let answer = wire::connect_tls(node.api_address().port(), &ca, Some(folder.path())).and_then(
+        |mut stream| {
+            wire::exchange(
+                &mut stream,
+                b"GET /_ping HTTP/1.1\r\nHost: hearth\r\nConnection: close\r\n\r\n",
+            )
+        },
+    );
+    assert!(
+        answer.is_err(),
+        "a node's certificate got an answer: {answer:?}"
+    );
+    still_answers(target);
+}
+
+#[test]
 fn a_server_of_another_ca_is_not_this_node() {
     let Some((target, node)) = node() else { return };
     let folder = tempfile::tempdir().expect("the temporary folder is writable");

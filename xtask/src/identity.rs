@@ -37,7 +37,7 @@ impl Authority {
     /// A new one.
     pub fn create() -> Result<Self> {
         let key = KeyPair::generate()?;
-        let mut params = parameters("Hearth owner", OWNER);
+        let mut params = parameters("Hearth owner", None);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key)?.pem();
@@ -60,20 +60,17 @@ impl Authority {
         &self.pair.certificate
     }
 
-    /// A client's certificate; its organisation is its tenant.
+    /// A client's certificate, and nothing but a client's; its organisation is its tenant.
     pub fn client(&self, organisation: &str, name: &str) -> Result<Pair> {
-        let mut params = parameters(name, organisation);
+        let mut params = parameters(name, Some(organisation));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.sign(params)
     }
 
-    /// A node's certificate, valid for its name and for loopback, where a trial's ports are forwarded.
-    pub fn node(&self, name: &str) -> Result<Pair> {
-        let mut params = parameters(name, OWNER);
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+    /// A node's certificate, and nothing but a server's: valid for its name and for loopback, where a trial's ports are forwarded.
+    pub fn server(&self, name: &str) -> Result<Pair> {
+        let mut params = parameters(name, None);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.subject_alt_names = vec![
             SanType::DnsName(
                 name.try_into()
@@ -104,7 +101,7 @@ impl Authority {
 pub struct Identity {
     dir: PathBuf,
     authority: Authority,
-    node: Pair,
+    server: Pair,
     name: String,
 }
 
@@ -112,7 +109,7 @@ impl Identity {
     /// The identity kept in a directory, made there where it is missing.
     pub fn open(dir: &Path, name: &str) -> Result<Self> {
         let authority = Authority::open(dir)?;
-        let node = kept(dir, "node", || authority.node(name))?;
+        let server = kept(dir, "server", || authority.server(name))?;
         let owner = kept(&dir.join("owner"), "client", || {
             authority.client(OWNER, "owner")
         })?;
@@ -127,7 +124,7 @@ impl Identity {
         Ok(Self {
             dir: dir.to_owned(),
             authority,
-            node,
+            server,
             name: name.to_owned(),
         })
     }
@@ -135,6 +132,11 @@ impl Identity {
     /// The directory with the owner's `ca.pem`, `cert.pem` and `key.pem`.
     pub fn owner_dir(&self) -> PathBuf {
         self.dir.join("owner")
+    }
+
+    /// What the node shows its clients.
+    pub fn server(&self) -> &Pair {
+        &self.server
     }
 
     /// Who signed it all.
@@ -153,17 +155,19 @@ impl Identity {
              [registries]\ninsecure = [{}]\n",
             self.name,
             self.authority.certificate(),
-            self.node.certificate,
-            self.node.key,
+            self.server.certificate,
+            self.server.key,
             registries.join(", ")
         )
     }
 }
 
-fn parameters(name: &str, organisation: &str) -> CertificateParams {
+fn parameters(name: &str, organisation: Option<&str>) -> CertificateParams {
     let mut params = CertificateParams::default();
     let mut subject = DistinguishedName::new();
-    subject.push(DnType::OrganizationName, organisation);
+    if let Some(organisation) = organisation {
+        subject.push(DnType::OrganizationName, organisation);
+    }
     subject.push(DnType::CommonName, name);
     params.distinguished_name = subject;
     params.not_before = date_time_ymd(VALID_YEARS.0, 1, 1);

@@ -1,4 +1,9 @@
 //! Who may speak to this node, and who they are: mutual TLS under the owner's CA.
+//!
+//! A certificate is a server's or a client's, never both, and says which in its extended key usage (RFC 5280, section 4.2.1.12): were
+//! it left open, whoever gets hold of a node, or of any server whose certificate the owner has signed, could command all nodes. TLS itself
+//! takes a certificate without that extension for either, so it is checked here once more. Certificates between it and the CA are
+//! checked by rustls: where they restrict the usage, they must allow it.
 
 use std::sync::Arc;
 
@@ -24,6 +29,11 @@ pub enum TlsError {
     /// The certificates are not usable as a CA.
     #[error("hearth.toml: ca under [identity] can't verify clients: {0}")]
     Ca(String),
+    /// The certificate isn't one for servers alone.
+    #[error(
+        "hearth.toml: certificate under [identity] must have serverAuth, and nothing else, as its extendedKeyUsage: {0}; how to make one is in docs/hearth-toml.md"
+    )]
+    Purpose(String),
     /// Key and certificate don't fit, or are of a kind that isn't supported.
     #[error("hearth.toml: certificate and key under [identity] can't be used together: {0}")]
     Pair(rustls::Error),
@@ -47,6 +57,8 @@ pub fn server_config(
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
             .build()
             .map_err(|e| TlsError::Ca(e.to_string()))?;
+    let chain = certificates("certificate", cert_pem)?;
+    check_server(&chain[0])?;
     let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|e| TlsError::Pem {
         field: "key",
         reason: e.to_string(),
@@ -55,7 +67,7 @@ pub fn server_config(
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Pair)?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(certificates("certificate", cert_pem)?, key)
+        .with_single_cert(chain, key)
         .map_err(TlsError::Pair)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
@@ -70,6 +82,37 @@ fn certificates(field: &'static str, pem: &str) -> Result<Vec<CertificateDer<'st
         return Err(bad("there is no certificate in it".to_owned()));
     }
     Ok(found)
+}
+
+/// What a certificate is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Server,
+    Client,
+}
+
+/// That the certificate is for this role alone; otherwise what it is for.
+fn check_role(certificate: &X509Certificate<'_>, role: Role) -> Result<(), String> {
+    let usage = certificate
+        .extended_key_usage()
+        .map_err(|e| format!("it can't be read ({e})"))?
+        .ok_or("it has none")?
+        .value;
+    match (usage.any, usage.server_auth, usage.client_auth) {
+        (true, _, _) => Err("it has anyExtendedKeyUsage".to_owned()),
+        (_, true, true) => Err("it has both serverAuth and clientAuth".to_owned()),
+        (_, true, false) if role == Role::Server => Ok(()),
+        (_, false, true) if role == Role::Client => Ok(()),
+        (_, true, _) => Err("it has serverAuth".to_owned()),
+        (_, _, true) => Err("it has clientAuth".to_owned()),
+        _ => Err("it has others".to_owned()),
+    }
+}
+
+fn check_server(certificate: &[u8]) -> Result<(), TlsError> {
+    let (_, certificate) = X509Certificate::from_der(certificate)
+        .map_err(|e| TlsError::Purpose(format!("the certificate can't be read ({e})")))?;
+    check_role(&certificate, Role::Server).map_err(TlsError::Purpose)
 }
 
 /// Who is on the other end, or what to tell them.
@@ -87,6 +130,9 @@ pub(super) fn caller(connection: &ServerConnection) -> Caller {
 fn tenant(certificate: &[u8]) -> Caller {
     let (_, certificate) = X509Certificate::from_der(certificate)
         .map_err(|e| format!("the client certificate can't be read: {e}"))?;
+    check_role(&certificate, Role::Client).map_err(|reason| {
+        format!("the client certificate must have clientAuth, and not serverAuth, as its extendedKeyUsage: {reason}")
+    })?;
     let subject = certificate.subject();
     let mut organisations = subject.iter_organization();
     let (Some(organisation), None) = (organisations.next(), organisations.next()) else {
@@ -103,12 +149,13 @@ fn tenant(certificate: &[u8]) -> Caller {
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{CertificateParams, DnType, KeyPair};
+    use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair};
 
     use super::*;
 
     fn subject(organisations: &[&str]) -> Caller {
         let mut params = CertificateParams::default();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.distinguished_name = rcgen::DistinguishedName::new();
         params
             .distinguished_name
@@ -150,6 +197,33 @@ mod tests {
                 .to_string()
                 .contains("ca under")
         );
+    }
+
+    #[test]
+    fn a_certificate_has_one_role_and_says_which() {
+        use ExtendedKeyUsagePurpose::{Any, ClientAuth, CodeSigning, ServerAuth};
+        for (purposes, role) in [
+            (vec![ServerAuth], Some(Role::Server)),
+            (vec![ClientAuth], Some(Role::Client)),
+            (vec![ClientAuth, CodeSigning], Some(Role::Client)),
+            (vec![ServerAuth, ClientAuth], None),
+            (vec![Any], None),
+            (vec![Any, ClientAuth], None),
+            (vec![CodeSigning], None),
+            (vec![], None),
+        ] {
+            let mut params = CertificateParams::default();
+            params.extended_key_usages = purposes.clone();
+            let made = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+            let (_, certificate) = X509Certificate::from_der(made.der()).unwrap();
+            for asked in [Role::Server, Role::Client] {
+                assert_eq!(
+                    check_role(&certificate, asked).is_ok(),
+                    role == Some(asked),
+                    "{purposes:?}"
+                );
+            }
+        }
     }
 
     proptest::proptest! {

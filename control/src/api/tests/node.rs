@@ -9,7 +9,9 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use serde_json::{Value, json};
 use tokio_util::task::AbortOnDropHandle;
@@ -25,7 +27,7 @@ use crate::state::address;
 
 pub struct Ca {
     issuer: Issuer<'static, KeyPair>,
-    certificate: rcgen::Certificate,
+    pub certificate: rcgen::Certificate,
 }
 
 impl Ca {
@@ -40,7 +42,17 @@ impl Ca {
         }
     }
 
+    /// A client's certificate.
     pub fn issue(&self, organisation: Option<&str>) -> (rcgen::Certificate, KeyPair) {
+        self.issue_for(organisation, &[ExtendedKeyUsagePurpose::ClientAuth])
+    }
+
+    /// A certificate for these purposes; for none, one without the extension.
+    pub fn issue_for(
+        &self,
+        organisation: Option<&str>,
+        purposes: &[ExtendedKeyUsagePurpose],
+    ) -> (rcgen::Certificate, KeyPair) {
         let mut params = CertificateParams::new(vec!["node".to_owned()]).unwrap();
         params.distinguished_name = rcgen::DistinguishedName::new();
         params
@@ -51,8 +63,40 @@ impl Ca {
                 .distinguished_name
                 .push(DnType::OrganizationName, organisation);
         }
+        params.extended_key_usages = purposes.to_vec();
         let key = KeyPair::generate().unwrap();
         (params.signed_by(&key, &self.issuer).unwrap(), key)
+    }
+}
+
+impl Ca {
+    /// A CA below this one, for one purpose.
+    pub fn intermediate(&self, purpose: ExtendedKeyUsagePurpose) -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "between");
+        params.extended_key_usages = vec![purpose];
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        Self {
+            issuer: Issuer::new(params, key),
+            certificate,
+        }
+    }
+
+    /// A node's configuration with a certificate for these purposes.
+    pub fn server_config(
+        &self,
+        purposes: &[ExtendedKeyUsagePurpose],
+    ) -> Result<rustls::ServerConfig, TlsError> {
+        let (certificate, key) = self.issue_for(None, purposes);
+        server_config(
+            &self.certificate.pem(),
+            &certificate.pem(),
+            &key.serialize_pem(),
+        )
     }
 }
 
@@ -104,13 +148,9 @@ async fn controller(dir: &Path) -> Controller {
 pub async fn server() -> Server {
     let dir = tempfile::tempdir().unwrap();
     let ca = Ca::new();
-    let (certificate, key) = ca.issue(None);
-    let tls = server_config(
-        &ca.certificate.pem(),
-        &certificate.pem(),
-        &key.serialize_pem(),
-    )
-    .unwrap();
+    let tls = ca
+        .server_config(&[ExtendedKeyUsagePurpose::ServerAuth])
+        .unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let task = tokio::spawn(serve(controller(dir.path()).await, listener, Arc::new(tls)));
@@ -128,6 +168,15 @@ impl Server {
         &self,
         identity: Option<(rcgen::Certificate, KeyPair)>,
     ) -> io::Result<Client> {
+        self.connect_with(identity.map(|(certificate, key)| (vec![certificate.der().clone()], key)))
+            .await
+    }
+
+    /// As [`Server::connect`], with a chain of certificates.
+    pub async fn connect_with(
+        &self,
+        identity: Option<(Vec<CertificateDer<'static>>, KeyPair)>,
+    ) -> io::Result<Client> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.ca.certificate.der().clone()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -137,8 +186,7 @@ impl Server {
             .with_root_certificates(roots);
         let config = match identity {
             None => builder.with_no_client_auth(),
-            Some((certificate, key)) => {
-                let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];
+            Some((chain, key)) => {
                 let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
                 builder.with_client_auth_cert(chain, key).unwrap()
             }
