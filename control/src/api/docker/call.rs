@@ -6,13 +6,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use hyper::header::HeaderMap;
+use hyper::header::{CONTENT_TYPE, HeaderMap};
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request};
 use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
+use super::body;
 use super::errors::ApiError;
 use super::query::Query;
 use super::version::{self, ApiVersion};
@@ -49,7 +49,7 @@ impl Call {
         let (version, path) = ApiVersion::of_path(&path);
         let version = version.map_or(Ok(version::MAXIMUM), ApiVersion::check)?;
         let path = path.to_owned();
-        let query = Query::parse(request.uri().query().unwrap_or_default());
+        let query = Query::checked(request.uri().query().unwrap_or_default())?;
         let wants_upgrade = request.headers().contains_key(hyper::header::UPGRADE);
         let upgrade = wants_upgrade.then(|| hyper::upgrade::on(&mut request));
         let (head, body) = request.into_parts();
@@ -97,15 +97,13 @@ impl Call {
         (self.session, self.upgrade, self.body)
     }
 
-    /// The body as JSON; no body is an empty object.
+    /// The body as JSON.
     pub async fn json<T: DeserializeOwned>(&mut self) -> Result<T, ApiError> {
-        let body = self.read_body().await?;
-        let value: Value = if body.iter().all(u8::is_ascii_whitespace) {
-            Value::Object(serde_json::Map::new())
-        } else {
-            serde_json::from_slice(&body).map_err(malformed)?
-        };
-        serde_json::from_value(value).map_err(malformed)
+        let content_type = self.headers.get(CONTENT_TYPE).cloned();
+        let content_type = content_type
+            .as_ref()
+            .map(|value| value.to_str().unwrap_or_default());
+        body::decode(content_type, &self.read_body().await?)
     }
 
     async fn read_body(&mut self) -> Result<Bytes, ApiError> {
@@ -121,8 +119,4 @@ impl Call {
             ))),
         }
     }
-}
-
-fn malformed(error: serde_json::Error) -> ApiError {
-    ApiError::bad_request(format!("invalid JSON in the body: {error}"))
 }

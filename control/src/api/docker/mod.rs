@@ -5,6 +5,7 @@
 //! errors, versions, timestamps) has a room of its own.
 
 mod answer;
+mod body;
 mod call;
 mod containers;
 mod detach;

@@ -126,6 +126,19 @@ pub fn check_asked_for(mode: &str, networking: Option<&NetworkingConfig>) -> Res
 /// `GET /networks`.
 pub fn list(call: &Call) -> Answer {
     let filters = call.query.filters(&FILTERS)?;
+    if let Some(kind) = filters
+        .values("type")
+        .iter()
+        .find(|kind| !["builtin", "custom"].contains(&kind.as_str()))
+    {
+        return Err(ApiError::bad_request(format!(
+            "invalid filter: 'type'='{kind}'"
+        )));
+    }
+    // Networks that are always there are never dangling.
+    if filters.truth("dangling")? == Some(true) {
+        return answer::ok(&Vec::<Value>::new());
+    }
     let found: Vec<Value> = BUILT_IN
         .iter()
         .filter(|network| passes(&call.tenant, network, &filters))
@@ -149,7 +162,8 @@ pub fn inspect(call: &Call, wanted: &str) -> Answer {
 }
 
 /// `POST /networks/prune`.
-pub fn prune() -> Answer {
+pub fn prune(call: &Call) -> Answer {
+    call.query.filters(&["label", "label!", "until"])?;
     answer::ok(&json!({ "NetworksDeleted": [] }))
 }
 
@@ -161,7 +175,6 @@ fn passes(tenant: &Tenant, network: &BuiltIn, filters: &Filters) -> bool {
         && filters.any("driver", |driver| network.driver == driver)
         && filters.any("scope", |scope| scope == "local")
         && filters.any("type", |kind| kind == "builtin")
-        && filters.any("dangling", |truth| truth == "false" || truth == "0")
         && filters.labels(|_| None)
 }
 

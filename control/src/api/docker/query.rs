@@ -1,6 +1,8 @@
 //! What stands behind the `?`, and the filters in it.
 
 use std::collections::BTreeMap;
+use std::num::{IntErrorKind, ParseIntError};
+use std::str::FromStr;
 
 use serde::Deserialize;
 
@@ -11,7 +13,22 @@ use super::errors::ApiError;
 pub struct Query(Vec<(String, String)>);
 
 impl Query {
-    /// Of the text behind the `?`.
+    /// Of the text behind the `?`; what isn't well-formed is refused, as docker refuses it.
+    pub fn checked(text: &str) -> Result<Self, ApiError> {
+        if text.contains(';') {
+            return Err(ApiError::bad_request(
+                "invalid semicolon separator in query",
+            ));
+        }
+        if let Some(escape) = invalid_escape(text) {
+            return Err(ApiError::bad_request(format!(
+                "invalid URL escape \"{escape}\""
+            )));
+        }
+        Ok(Self::parse(text))
+    }
+
+    /// Of well-formed text.
     pub fn parse(text: &str) -> Self {
         Self(
             form_urlencoded::parse(text.as_bytes())
@@ -40,12 +57,21 @@ impl Query {
     }
 
     /// A number, where there is one.
-    pub fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, ApiError> {
+    pub fn number<T: FromStr<Err = ParseIntError>>(
+        &self,
+        name: &str,
+    ) -> Result<Option<T>, ApiError> {
         self.get(name)
             .map(|value| {
-                value.parse().map_err(|_| {
+                value.parse().map_err(|error: ParseIntError| {
+                    let reason = match error.kind() {
+                        IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => {
+                            "value out of range"
+                        }
+                        _ => "invalid syntax",
+                    };
                     ApiError::bad_request(format!(
-                        "invalid value for {name}: {value:?} is not a number"
+                        "invalid value for {name}: parsing {value:?}: {reason}"
                     ))
                 })
             })
@@ -70,6 +96,15 @@ impl Query {
     }
 }
 
+/// The first `%` without two hexadecimal digits behind it, with what stands there instead.
+fn invalid_escape(text: &str) -> Option<String> {
+    text.match_indices('%').find_map(|(at, _)| {
+        let escape: String = text[at..].chars().take(3).collect();
+        let valid = escape.len() == 3 && escape[1..].bytes().all(|b| b.is_ascii_hexdigit());
+        (!valid).then_some(escape)
+    })
+}
+
 /// `filters={"label":["a=b"]}`, or as older clients write it `{"label":{"a=b":true}}`. Values of one filter are alternatives,
 /// filters are all to be met (labels: each value is to be met).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -84,17 +119,19 @@ enum Values {
 
 impl Filters {
     fn parse(text: &str) -> Result<Self, ApiError> {
-        let filters: BTreeMap<String, Values> = serde_json::from_str(text).map_err(|_| {
-            ApiError::bad_request(format!(
-                "invalid filter: {text:?} is not a JSON object of lists"
-            ))
-        })?;
+        let filters: Option<BTreeMap<String, Values>> =
+            serde_json::from_str(text).map_err(|_| {
+                ApiError::bad_request(format!(
+                    "invalid filter: {text:?} is not a JSON object of lists"
+                ))
+            })?;
         let values = |values| match values {
             Values::List(list) => list,
             Values::Map(map) => map.into_keys().collect(),
         };
         Ok(Self(
             filters
+                .unwrap_or_default()
                 .into_iter()
                 .map(|(name, given)| (name, values(given)))
                 .collect(),
@@ -126,19 +163,21 @@ impl Filters {
         self.values("label").iter().all(has) && !self.values("label!").iter().any(has)
     }
 
-    /// A filter that is true or false.
+    /// A filter that is true or false; given as both it is neither.
     pub fn truth(&self, name: &str) -> Result<Option<bool>, ApiError> {
-        match self
-            .values(name)
-            .first()
-            .map(|value| value.to_ascii_lowercase())
-            .as_deref()
-        {
-            None => Ok(None),
-            Some("1" | "true" | "t") => Ok(Some(true)),
-            Some("0" | "false" | "f") => Ok(Some(false)),
-            Some(value) => Err(ApiError::bad_request(format!(
-                "invalid filter '{name}=[{value}]'"
+        let values = self.values(name);
+        let among = |words: [&str; 3]| {
+            values
+                .iter()
+                .any(|value| words.contains(&value.to_ascii_lowercase().as_str()))
+        };
+        match (among(["1", "true", "t"]), among(["0", "false", "f"])) {
+            _ if values.is_empty() => Ok(None),
+            (true, false) => Ok(Some(true)),
+            (false, true) => Ok(Some(false)),
+            _ => Err(ApiError::bad_request(format!(
+                "invalid filter '{name}=[{}]'",
+                values.join(" ")
             ))),
         }
     }
@@ -172,6 +211,43 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_query_and_no_number_is_refused_in_dockers_words() {
+        let refusal = |text: &str| Query::checked(text).unwrap_err().message().to_owned();
+        assert_eq!(refusal("all=%zz"), "invalid URL escape \"%zz\"");
+        assert_eq!(refusal("all=%4"), "invalid URL escape \"%4\"");
+        assert_eq!(refusal("all=1%"), "invalid URL escape \"%\"");
+        assert_eq!(refusal("all=%é"), "invalid URL escape \"%é\"");
+        assert_eq!(refusal("a;b"), "invalid semicolon separator in query");
+        let query = Query::parse("a=x&b=-1&c=99999999999&d=%31");
+        let number = |name| {
+            query
+                .number::<u16>(name)
+                .map_err(|e| e.message().to_owned())
+        };
+        for (name, reason) in [
+            ("a", "parsing \"x\": invalid syntax"),
+            ("b", "parsing \"-1\": invalid syntax"),
+            ("c", "parsing \"99999999999\": value out of range"),
+        ] {
+            let refusal = number(name).unwrap_err();
+            assert_eq!(refusal, format!("invalid value for {name}: {reason}"));
+        }
+        assert_eq!((number("d"), number("e")), (Ok(Some(1)), Ok(None)));
+    }
+
+    #[test]
+    fn a_filter_that_is_true_and_false_is_neither() {
+        let truth = |text: &str| Filters::parse(text).unwrap().truth("dangling");
+        assert_eq!(truth("null"), Ok(None));
+        assert_eq!(truth(r#"{"dangling":["true","1"]}"#), Ok(Some(true)));
+        assert_eq!(truth(r#"{"dangling":{"0":true}}"#), Ok(Some(false)));
+        for neither in ["maybe\",\"so", "true\",\"false"] {
+            let refusal = truth(&format!("{{\"dangling\":[\"{neither}\"]}}")).unwrap_err();
+            assert!(refusal.message().starts_with("invalid filter 'dangling=["));
+        }
+    }
+
+    #[test]
     fn unknown_and_malformed_filters_are_refused() {
         let refused = |text: &str| {
             Query(vec![("filters".into(), text.into())])
@@ -189,8 +265,9 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn any_query_is_parsed_or_refused(text in ".{0,200}") {
-            let query = Query::parse(&text);
-            let _ = (query.filters(&["a"]), query.flag("a"), query.number::<u32>("a"));
+            if let Ok(query) = Query::checked(&text) {
+                let _ = (query.filters(&["a"]), query.flag("a"), query.number::<u32>("a"));
+            }
             let _ = Filters::parse(&text);
         }
     }

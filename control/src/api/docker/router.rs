@@ -120,15 +120,15 @@ const ROUTES: &[Route] = routes! {
 
     GET    "/networks"                    NetworkList              => answer(|call, _| networks::list(&call));
     GET    "/networks/{id}"               NetworkInspect           => answer(|call, id| networks::inspect(&call, &id));
-    POST   "/networks/prune"              NetworkPrune             => answer(|_, _| networks::prune());
+    POST   "/networks/prune"              NetworkPrune             => answer(|call, _| networks::prune(&call));
     POST   "/networks/create"             NetworkCreate            => not_yet("networks of one's own are");
     POST   "/networks/{id}/connect"       NetworkConnect           => not_yet("connecting a container to further networks is");
     POST   "/networks/{id}/disconnect"    NetworkDisconnect        => not_yet("connecting a container to further networks is");
     DELETE "/networks/{id}"               NetworkDelete            => not_yet("removing the built-in networks is");
 
-    GET    "/volumes"                     VolumeList               => answer(|_, _| volumes::list());
+    GET    "/volumes"                     VolumeList               => answer(|call, _| volumes::list(&call));
     GET    "/volumes/{name}"              VolumeInspect            => answer(|_, name| volumes::inspect(&name));
-    POST   "/volumes/prune"               VolumePrune              => answer(|_, _| volumes::prune());
+    POST   "/volumes/prune"               VolumePrune              => answer(|call, _| volumes::prune(&call));
     POST   "/volumes/create"              VolumeCreate             => not_yet("volumes are");
     PUT    "/volumes/{name}"              VolumeUpdate             => not_yet("volumes are");
     DELETE "/volumes/{name}"              VolumeDelete             => not_yet("volumes are");

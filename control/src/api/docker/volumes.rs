@@ -3,10 +3,14 @@
 use serde_json::json;
 
 use super::answer::{self, Answer};
+use super::call::Call;
 use super::errors::ApiError;
 
 /// `GET /volumes`.
-pub fn list() -> Answer {
+pub fn list(call: &Call) -> Answer {
+    call.query
+        .filters(&["dangling", "driver", "label", "name"])?
+        .truth("dangling")?;
     answer::ok(&json!({ "Volumes": [], "Warnings": [] }))
 }
 
@@ -16,6 +20,9 @@ pub fn inspect(name: &str) -> Answer {
 }
 
 /// `POST /volumes/prune`.
-pub fn prune() -> Answer {
+pub fn prune(call: &Call) -> Answer {
+    call.query
+        .filters(&["all", "label", "label!"])?
+        .truth("all")?;
     answer::ok(&json!({ "VolumesDeleted": [], "SpaceReclaimed": 0 }))
 }

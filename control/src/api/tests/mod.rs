@@ -117,6 +117,43 @@ fn clients_negotiate_by_the_headers_of_ping() {
 }
 
 #[test]
+fn a_body_that_is_not_one_json_object_is_refused_by_every_operation_that_reads_one() {
+    run(async {
+        let server = server().await;
+        let mut client = server.client("owner").await;
+        for path in [
+            "/containers/create",
+            "/containers/web/exec",
+            "/exec/some/start",
+            "/auth",
+        ] {
+            for (body, kind, refusal) in [
+                ("{", "application/json", "invalid JSON: unexpected EOF"),
+                (" ", "application/json", "invalid JSON: got EOF"),
+                ("{} {}", "application/json", "unexpected content after JSON"),
+                ("[]", "application/json", "invalid JSON: "),
+                ("{}", "text/plain", "unsupported Content-Type header"),
+                ("{}", "", "malformed Content-Type header"),
+            ] {
+                let headers = [("content-type", kind)];
+                let answer = client.send(Method::POST, path, body, &headers).await;
+                let (status, answer) = read(answer.unwrap()).await;
+                assert_eq!(status, StatusCode::BAD_REQUEST, "{path} {body:?} {answer}");
+                let message = answer["message"].as_str().unwrap();
+                assert!(message.starts_with(refusal), "{path} {body:?}: {message}");
+            }
+        }
+        for path in [
+            "/containers/json?filters={",
+            "/networks?all=%zz",
+            "/volumes?filters=x",
+        ] {
+            assert_eq!(client.get(path).await.0, StatusCode::BAD_REQUEST, "{path}");
+        }
+    });
+}
+
+#[test]
 fn what_is_too_large_is_refused_with_the_status_that_says_so() {
     run(async {
         let server = server().await;

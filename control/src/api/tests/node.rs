@@ -222,6 +222,12 @@ impl Client {
             .method(method)
             .uri(path)
             .header("host", "node");
+        if !headers
+            .iter()
+            .any(|(name, _)| name.eq_ignore_ascii_case("content-type"))
+        {
+            request = request.header("content-type", "application/json");
+        }
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
