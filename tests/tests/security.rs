@@ -142,6 +142,15 @@ fn plain_http_gets_nothing() {
 }
 
 #[test]
+fn strangers_who_say_nothing_keep_nobody_out() {
+    let Some((target, node)) = node() else { return };
+    let stranger = || TcpStream::connect(node.api_address()).expect("the node listens");
+    let strangers: Vec<TcpStream> = (0..140).map(|_| stranger()).collect();
+    still_answers(target);
+    drop(strangers);
+}
+
+#[test]
 fn tenants_do_not_see_each_other() {
     let Some((target, node)) = node() else { return };
     let owners = target.docker();

@@ -1,17 +1,20 @@
 //! The APIs this node speaks: each a view of the replicated state, none with a state of its own.
 //!
 //! ```text
-//! TcpListener ──▶ tls (who is it?) ──▶ docker::router ──▶ a handler ──▶ Controller
+//! TcpListener ──▶ admission (is there room?) ──▶ tls (who is it?) ──▶ docker::router ──▶ a handler ──▶ Controller
 //! ```
 //!
 //! A connection carries one tenant, taken from the client's certificate, and no request can name another.
 
+mod admission;
 pub mod docker;
+mod linger;
 #[cfg(test)]
 mod tests;
 mod tls;
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,21 +23,18 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 use tracing::{debug, info, warn};
 
 pub use tls::{TlsError, server_config};
 
+use self::admission::{Admission, Full, Place};
+use self::linger::Lingering;
 use crate::controller::Controller;
 
-/// Clients connected at the same time, attached ones included. Each costs some 100 KiB at worst; beyond it [`HANDSHAKES_MAX`] more
-/// wait, and the rest in the kernel's backlog.
-const CONNECTIONS_MAX: usize = 1024;
-/// Handshakes under way at the same time: whoever has no certificate can't take up more than this.
-const HANDSHAKES_MAX: usize = 128;
-/// A TLS handshake takes two round trips; a client that needs longer than this is not one.
+/// A TLS handshake takes two round trips; a client that needs longer than this is not one. Whoever is let in only to be told why it is
+/// refused has as long for asking and hearing.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// From the first byte of a request to the end of its headers, and between requests on a connection kept open.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(90);
@@ -55,21 +55,25 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// A client's connection after its handshake.
 type ClientStream = tokio_rustls::server::TlsStream<TcpStream>;
 
+/// Why a client that has shown a certificate is not served.
+#[derive(Debug, Clone)]
+enum Refused {
+    /// It names no tenant.
+    Nobody(String),
+    /// Its tenant has connections enough.
+    NoRoom,
+}
+
 /// Answers clients until dropped; then every connection is closed.
 pub async fn serve(controller: Controller, listener: TcpListener, tls: Arc<rustls::ServerConfig>) {
-    let acceptor = TlsAcceptor::from(tls);
     let api = Arc::new(docker::Docker::new(controller));
-    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let admission = Admission::default();
     let mut tasks = JoinSet::new();
     if let Ok(address) = listener.local_addr() {
         info!(%address, "listening for docker clients");
     }
     loop {
         while tasks.try_join_next().is_some() {}
-        let Ok(handshake) = Arc::clone(&handshakes).acquire_owned().await else {
-            return;
-        };
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -78,31 +82,81 @@ pub async fn serve(controller: Controller, listener: TcpListener, tls: Arc<rustl
                 continue;
             }
         };
-        let (acceptor, api) = (acceptor.clone(), Arc::clone(&api));
-        let connections = Arc::clone(&connections);
+        let place = admission.admit(peer.ip());
+        let (tls, api) = (Arc::clone(&tls), Arc::clone(&api));
         tasks.spawn(async move {
-            if let Err(error) = keep_alive(&stream) {
-                debug!(%peer, %error, "socket options");
+            tokio::select! {
+                () = place.closed() => debug!(%peer, "closed in favour of another connection"),
+                () = connection(tls, api, &place, stream, peer) => {}
             }
-            let stream =
-                match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-                    Ok(Ok(stream)) => stream,
-                    Ok(Err(error)) => return info!(%peer, %error, "client refused"),
-                    Err(_) => return debug!(%peer, "handshake timed out"),
-                };
-            let Ok(_connection) = connections.acquire_owned().await else {
-                return;
-            };
-            drop(handshake);
-            let caller = tls::caller(stream.get_ref().1);
-            connection(api, caller, stream).await;
         });
     }
 }
 
-/// One connection, from its first request to the end of what an upgrade made of it.
-async fn connection(api: Arc<docker::Docker>, caller: tls::Caller, stream: ClientStream) {
-    let session = docker::Session::new(api, caller);
+/// One connection, from its handshake to its end.
+async fn connection(
+    tls: Arc<rustls::ServerConfig>,
+    api: Arc<docker::Docker>,
+    place: &Arc<Place>,
+    stream: TcpStream,
+    peer: SocketAddr,
+) {
+    if let Err(error) = keep_alive(&stream) {
+        debug!(%peer, %error, "socket options");
+    }
+    let handshake = async {
+        match handshake(tls, place, stream).await {
+            Ok(stream) => Some(stream),
+            Err((error, stream)) => {
+                info!(%peer, %error, "client refused");
+                if let Some(stream) = stream {
+                    linger::close(stream).await;
+                }
+                None
+            }
+        }
+    };
+    let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+        Ok(Some(stream)) => stream,
+        Ok(None) => return,
+        Err(_) => return debug!(%peer, "handshake timed out"),
+    };
+    let caller = tls::tenant(stream.get_ref().1)
+        .map_err(Refused::Nobody)
+        .and_then(|tenant| match place.belongs_to(tenant.clone()) {
+            Ok(()) => Ok(tenant),
+            Err(Full) => {
+                info!(%peer, %tenant, "no room for another connection");
+                Err(Refused::NoRoom)
+            }
+        });
+    let refused = caller.is_err();
+    let requests = requests(docker::Session::new(api, caller, Arc::clone(place)), stream);
+    if refused {
+        let _ = tokio::time::timeout(HANDSHAKE_TIMEOUT, requests).await;
+    } else {
+        requests.await;
+    }
+}
+
+/// TLS's handshake; a connection that is refused comes back to be closed.
+async fn handshake(
+    tls: Arc<rustls::ServerConfig>,
+    place: &Place,
+    stream: TcpStream,
+) -> Result<ClientStream, (io::Error, Option<TcpStream>)> {
+    let mut hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream);
+    let started = match (&mut hello).await {
+        Ok(started) => started,
+        Err(error) => return Err((error, hello.take_io())),
+    };
+    place.has_greeted();
+    let stream = started.into_stream(tls).into_fallible().await;
+    stream.map_err(|(error, stream)| (error, Some(stream)))
+}
+
+/// From a connection's first request to the end of what an upgrade made of it.
+async fn requests(session: docker::Session, stream: ClientStream) {
     let service = {
         let session = session.clone();
         service_fn(move |request| {
@@ -116,7 +170,7 @@ async fn connection(api: Arc<docker::Docker>, caller: tls::Caller, stream: Clien
         .max_buf_size(HEAD_MAX)
         .max_headers(HEADER_FIELDS_MAX)
         .title_case_headers(true)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(Lingering::new(stream)), service)
         .with_upgrades()
         .await;
     if let Err(error) = served {

@@ -115,19 +115,17 @@ fn check_server(certificate: &[u8]) -> Result<(), TlsError> {
     check_role(&certificate, Role::Server).map_err(TlsError::Purpose)
 }
 
-/// Who is on the other end, or what to tell them.
-pub(super) type Caller = Result<Tenant, String>;
-
-/// The tenant of a connection whose handshake is done: the organisation of its certificate's subject.
-pub(super) fn caller(connection: &ServerConnection) -> Caller {
+/// The tenant of a connection whose handshake is done, which is the organisation of its certificate's subject; or what to tell whoever
+/// is there instead.
+pub(super) fn tenant(connection: &ServerConnection) -> Result<Tenant, String> {
     let certificate = connection
         .peer_certificates()
         .and_then(|chain| chain.first())
         .ok_or("a client certificate signed by this node's owner is required")?;
-    tenant(certificate)
+    named_in(certificate)
 }
 
-fn tenant(certificate: &[u8]) -> Caller {
+fn named_in(certificate: &[u8]) -> Result<Tenant, String> {
     let (_, certificate) = X509Certificate::from_der(certificate)
         .map_err(|e| format!("the client certificate can't be read: {e}"))?;
     check_role(&certificate, Role::Client).map_err(|reason| {
@@ -153,7 +151,7 @@ mod tests {
 
     use super::*;
 
-    fn subject(organisations: &[&str]) -> Caller {
+    fn subject(organisations: &[&str]) -> Result<Tenant, String> {
         let mut params = CertificateParams::default();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.distinguished_name = rcgen::DistinguishedName::new();
@@ -165,7 +163,7 @@ mod tests {
                 .distinguished_name
                 .push(DnType::OrganizationName, *organisation);
         }
-        tenant(
+        named_in(
             params
                 .self_signed(&KeyPair::generate().unwrap())
                 .unwrap()
@@ -229,7 +227,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn any_bytes_are_a_tenant_or_a_refusal(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..256)) {
-            let _ = tenant(&bytes);
+            let _ = named_in(&bytes);
         }
     }
 }

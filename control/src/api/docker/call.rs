@@ -17,6 +17,7 @@ use super::errors::ApiError;
 use super::query::Query;
 use super::version::{self, ApiVersion};
 use super::{Docker, Session};
+use crate::api::Refused;
 use crate::controller::Controller;
 use crate::state::{Container, Tenant};
 
@@ -42,7 +43,12 @@ pub(super) struct Call {
 impl Call {
     /// Refuses callers without a tenant, versions out of range, and paths that aren't text.
     pub fn new(session: &Session, mut request: Request<Incoming>) -> Result<Self, ApiError> {
-        let tenant = session.0.caller.clone().map_err(ApiError::forbidden)?;
+        let tenant = session.0.caller.clone().map_err(|refused| match refused {
+            Refused::Nobody(reason) => ApiError::forbidden(reason),
+            Refused::NoRoom => ApiError::unavailable(
+                "too many connections of this tenant, and all of them are at work: close some of them first",
+            ),
+        })?;
         let path = percent_decode_str(request.uri().path())
             .decode_utf8()
             .map_err(|_| ApiError::bad_request("the path is not UTF-8"))?;

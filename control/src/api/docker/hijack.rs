@@ -25,7 +25,7 @@ use super::call::Call;
 use super::detach::DetachKeys;
 use super::frames;
 use crate::agent::{Attached, InputSink, LogStream, Stream};
-use crate::api::ClientStream;
+use crate::api::linger::Lingering;
 
 /// Read from a client at a time, bytes.
 const READ_SIZE: usize = 32 << 10;
@@ -71,9 +71,9 @@ pub(super) fn begin(call: Call, attached: Attached, manner: Manner) -> Answer {
     };
     session.set_upgraded(Box::pin(async move {
         match upgrade.await {
-            Ok(stream) => match stream.downcast::<TokioIo<ClientStream>>() {
+            Ok(stream) => match stream.downcast::<TokioIo<Lingering>>() {
                 Ok(parts) => {
-                    let stream = parts.io.into_inner();
+                    let stream = parts.io.into_inner().into_inner();
                     let broken = broken(stream.get_ref().0);
                     let (reader, writer) = tokio::io::split(stream);
                     // What the client sent right behind its request was read along with it.

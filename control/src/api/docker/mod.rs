@@ -34,8 +34,10 @@ use hyper::header::{HeaderMap, HeaderValue};
 use self::answer::Response;
 use self::call::Call;
 use self::errors::ApiError;
-use super::tls::Caller;
+use super::Refused;
+use super::admission::Place;
 use crate::controller::Controller;
+use crate::state::Tenant;
 
 /// What all connections share.
 pub struct Docker {
@@ -60,36 +62,58 @@ pub(super) struct Session(Arc<Connection>);
 
 struct Connection {
     docker: Arc<Docker>,
-    caller: Caller,
+    caller: Result<Tenant, Refused>,
+    place: Arc<Place>,
     /// Set by the handler that answered 101, taken by the connection's own task when hyper has let go of the stream.
     upgraded: Mutex<Option<Upgraded>>,
 }
 
 impl Session {
-    /// A connection of this caller.
-    pub fn new(docker: Arc<Docker>, caller: Caller) -> Self {
+    /// A connection of this caller, in this place.
+    pub fn new(docker: Arc<Docker>, caller: Result<Tenant, Refused>, place: Arc<Place>) -> Self {
         Self(Arc::new(Connection {
             docker,
             caller,
+            place,
             upgraded: Mutex::new(None),
         }))
     }
 
     /// The answer to one request; errors are answers as well.
     pub async fn answer(&self, request: Request<Incoming>) -> Response {
+        let Some(busy) = self.0.place.busy().map(Arc::new) else {
+            // Nobody hears it: the connection is being closed.
+            return ApiError::unavailable("the connection was closed in favour of another")
+                .into_response();
+        };
         let answer = match Call::new(self, request) {
-            // A task of its own: what a request has begun is brought to its end, even where its client doesn't wait for it.
-            Ok(call) => match tokio::spawn(router::route(call)).await {
-                Ok(answer) => answer,
-                Err(panic) => Err(ApiError::internal(format!(
-                    "the request broke off: {panic}"
-                ))),
-            },
+            // A task of its own: what a request has begun is brought to its end, even where its client doesn't wait for it. It keeps the
+            // client's place until then, so that there can't be more of them than places.
+            Ok(call) => {
+                let busy = Arc::clone(&busy);
+                let routed = tokio::spawn(async move {
+                    let answer = router::route(call).await;
+                    drop(busy);
+                    answer
+                });
+                routed.await.unwrap_or_else(|panic| {
+                    Err(ApiError::internal(format!(
+                        "the request broke off: {panic}"
+                    )))
+                })
+            }
             Err(error) => Err(error),
         };
         let mut response = answer.unwrap_or_else(ApiError::into_response);
         add_headers(response.headers_mut());
-        response
+        if let Some(upgraded) = self.take_upgraded() {
+            let busy = Arc::clone(&busy);
+            self.set_upgraded(Box::pin(async move {
+                upgraded.await;
+                drop(busy);
+            }));
+        }
+        response.map(|body| answer::holding(body, busy))
     }
 
     /// What the connection has become, if it was upgraded; to be run to its end.

@@ -1,6 +1,8 @@
 //! The API as a client meets it: over TLS, with everything behind it real down to the monitor, whose place
 //! a stand-in takes.
 
+mod closing;
+mod crowd;
 mod node;
 
 use http_body_util::BodyExt;

@@ -14,6 +14,7 @@ use rcgen::{
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use serde_json::{Value, json};
+use tokio_rustls::client::TlsStream;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::super::*;
@@ -107,6 +108,9 @@ pub struct Server {
     _dir: tempfile::TempDir,
 }
 
+/// A certificate with those that vouch for it, and its key.
+pub type Chain = (Vec<CertificateDer<'static>>, KeyPair);
+
 /// A client's end of a connection.
 pub struct Client(http1::SendRequest<Full<Bytes>>);
 
@@ -173,10 +177,20 @@ impl Server {
     }
 
     /// As [`Server::connect`], with a chain of certificates.
-    pub async fn connect_with(
-        &self,
-        identity: Option<(Vec<CertificateDer<'static>>, KeyPair)>,
-    ) -> io::Result<Client> {
+    pub async fn connect_with(&self, identity: Option<Chain>) -> io::Result<Client> {
+        let stream = self.stream(identity).await?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection.with_upgrades());
+        Ok(Client(sender))
+    }
+
+    /// A connection without TLS.
+    pub async fn tcp(&self) -> io::Result<TcpStream> {
+        TcpStream::connect(self.address).await
+    }
+
+    /// A connection to say something else than a client of HTTP would.
+    pub async fn stream(&self, identity: Option<Chain>) -> io::Result<TlsStream<TcpStream>> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.ca.certificate.der().clone()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -191,14 +205,17 @@ impl Server {
                 builder.with_client_auth_cert(chain, key).unwrap()
             }
         };
-        let stream = TcpStream::connect(self.address).await?;
+        let stream = self.tcp().await?;
         let name = ServerName::try_from("node").unwrap();
-        let stream = tokio_rustls::TlsConnector::from(Arc::new(config))
+        tokio_rustls::TlsConnector::from(Arc::new(config))
             .connect(name, stream)
-            .await?;
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(connection.with_upgrades());
-        Ok(Client(sender))
+            .await
+    }
+
+    /// A tenant's certificate, as [`Server::stream`] takes it.
+    pub fn identity(&self, organisation: &str) -> Option<Chain> {
+        let (certificate, key) = self.ca.issue(Some(organisation));
+        Some((vec![certificate.der().clone()], key))
     }
 
     pub async fn client(&self, organisation: &str) -> Client {
