@@ -9,6 +9,7 @@ mod body;
 mod call;
 mod containers;
 mod detach;
+mod disk_usage;
 mod errors;
 mod events;
 mod exec;

@@ -46,6 +46,14 @@ impl Query {
             .filter(|value| !value.is_empty())
     }
 
+    /// Every value of a parameter.
+    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0
+            .iter()
+            .filter(move |(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+    }
+
     /// Docker's idea of truth: everything but nothing, `0`, `no`, `false` and `none`.
     pub fn flag(&self, name: &str) -> bool {
         self.get(name).is_some_and(|value| {

@@ -12,7 +12,7 @@ use hyper::Method;
 use super::answer::Answer;
 use super::call::Call;
 use super::errors::ApiError;
-use super::{containers, events, exec, images, networks, system, volumes};
+use super::{containers, disk_usage, events, exec, images, networks, system, volumes};
 
 /// A request's answer, being made.
 type Answering = Pin<Box<dyn Future<Output = Answer> + Send>>;
@@ -60,7 +60,7 @@ const ROUTES: &[Route] = routes! {
     GET    "/version"                     SystemVersion            => answer(|call, _| system::version(&call).await);
     GET    "/info"                        SystemInfo               => answer(|call, _| system::info(&call).await);
     GET    "/events"                      SystemEvents             => answer(|call, _| events::stream(&call));
-    GET    "/system/df"                   SystemDataUsage          => answer(|call, _| system::disk_usage(&call).await);
+    GET    "/system/df"                   SystemDataUsage          => answer(|call, _| disk_usage::show(&call).await);
     POST   "/auth"                        SystemAuth               => answer(|call, _| system::auth(call).await);
 
     GET    "/containers/json"             ContainerList            => answer(|call, _| containers::list(&call));

@@ -1,4 +1,4 @@
-//! `/_ping`, `/version`, `/info`, `/auth`, `/system/df`, and the little that there is to say about plugins and build caches.
+//! `/_ping`, `/version`, `/info`, `/auth`, and the little that there is to say about plugins and build caches.
 
 use std::collections::HashMap;
 
@@ -16,7 +16,6 @@ use super::call::Call;
 use super::errors::ApiError;
 use super::timestamps;
 use super::version::{MAXIMUM, MINIMUM};
-use super::{containers, images};
 use crate::state::Phase;
 
 /// How root file systems are made: an EROFS image below, ext4 above.
@@ -141,14 +140,15 @@ pub async fn info(call: &Call) -> Answer {
             volume: Some(Vec::new()),
             network: Some(vec!["bridge".to_owned(), "null".to_owned()]),
             authorization: None,
-            log: Some(vec!["json-file".to_owned()]),
+            log: Some(vec!["json-file".to_owned(), "local".to_owned()]),
         }),
         memory_limit: Some(true),
         swap_limit: Some(true),
         cpu_cfs_period: Some(true),
         cpu_cfs_quota: Some(true),
-        cpu_shares: Some(true),
-        cpu_set: Some(true),
+        // Options without effect: a microVM has virtual CPUs of its own.
+        cpu_shares: Some(false),
+        cpu_set: Some(false),
         pids_limit: Some(true),
         oom_kill_disable: Some(false),
         ipv4_forwarding: Some(true),
@@ -187,6 +187,20 @@ pub async fn info(call: &Call) -> Answer {
     shown["Swarm"] = json!({
         "NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": false, "Error": "", "RemoteManagers": null,
     });
+    // Fields that older clients read without asking whether they are there.
+    for absent in [
+        "BridgeNfIptables",
+        "BridgeNfIp6tables",
+        "KernelMemory",
+        "KernelMemoryTCP",
+    ] {
+        shown[absent] = json!(false);
+    }
+    for absent in ["ContainerdCommit", "RuncCommit", "InitCommit"] {
+        shown[absent] = json!({ "ID": "", "Expected": "" });
+    }
+    shown["GenericResources"] = Value::Null;
+    shown["Isolation"] = json!("");
     shown["RegistryConfig"] = registries(&node.insecure_registries);
     answer::ok(&shown)
 }
@@ -208,7 +222,10 @@ fn registries(insecure: &[String]) -> Value {
             .iter()
             .map(|name| (name.as_str(), entry(name, false))),
     );
-    json!({ "InsecureRegistryCIDRs": [], "IndexConfigs": indexes, "Mirrors": [] })
+    json!({
+        "AllowNondistributableArtifactsCIDRs": [], "AllowNondistributableArtifactsHostnames": [],
+        "InsecureRegistryCIDRs": [], "IndexConfigs": indexes, "Mirrors": [],
+    })
 }
 
 /// `POST /auth`: succeeds where the registry itself has taken the credentials. Clients keep them, and send them with each pull.
@@ -263,29 +280,6 @@ pub fn plugins() -> Answer {
 /// `POST /build/prune`.
 pub fn prune_build_cache() -> Answer {
     answer::ok(&json!({ "CachesDeleted": [], "SpaceReclaimed": 0 }))
-}
-
-/// `GET /system/df`, in the form from before 1.52 and in the newer one beside it: clients read the one they know.
-pub async fn disk_usage(call: &Call) -> Answer {
-    let mut images = images::summaries(call).await?;
-    let state = call.controller().state();
-    for image in &mut images {
-        let users = state
-            .containers
-            .values()
-            .filter(|c| c.tenant == call.tenant && c.image == image.id);
-        image.containers = users.count() as i64;
-    }
-    let size: i64 = images.iter().map(|image| image.size).sum();
-    let containers = containers::summaries(&state, &call.tenant);
-    answer::ok(&json!({
-        "LayersSize": size,
-        "Images": images,
-        "Containers": containers,
-        "Volumes": [],
-        "BuildCache": [],
-        "BuilderSize": 0,
-    }))
 }
 
 #[cfg(test)]
