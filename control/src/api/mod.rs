@@ -67,6 +67,7 @@ enum Refused {
 /// Answers clients until dropped; then every connection is closed.
 pub async fn serve(controller: Controller, listener: TcpListener, tls: Arc<rustls::ServerConfig>) {
     let api = Arc::new(docker::Docker::new(controller));
+    let _until_the_end = api.until_dropped();
     let admission = Admission::default();
     let mut tasks = JoinSet::new();
     if let Ok(address) = listener.local_addr() {

@@ -1,5 +1,7 @@
 //! `/containers/{id}/exec` and `/exec/{id}/…`.
 
+use std::sync::Arc;
+
 use bollard_stubs::models::{ExecConfig, ExecInspectResponse, ExecStartConfig, ProcessConfig};
 use bytes::Bytes;
 use hyper::StatusCode;
@@ -63,7 +65,7 @@ fn not_running(container: &Container) -> ApiError {
 /// Tells those who watch, without having the client wait for it.
 fn announce(call: &Call, container: Container, action: String) {
     let controller = call.controller().clone();
-    tokio::spawn(async move {
+    call.docker().begin(async move {
         let _ = controller
             .propose(Command::Note(event_of(&container, &action)))
             .await;
@@ -76,12 +78,13 @@ fn announce_end(
     container: Container,
     exec: ExecId,
 ) -> impl FnOnce(Ending) + Send + 'static {
-    let controller = call.controller().clone();
+    let docker = Arc::clone(call.docker());
     move |ending| {
         if ending != Ending::Output {
             return;
         }
-        tokio::spawn(async move {
+        let controller = docker.controller.clone();
+        docker.begin(async move {
             let Ok(status) = controller.agent().exec_status(&exec).await else {
                 return;
             };
@@ -143,7 +146,7 @@ pub async fn start(mut call: Call, id: &str) -> Answer {
     }
     if asked.detach == Some(true) {
         let attached = started.map_err(exec_error)?;
-        tokio::spawn(discard(attached));
+        call.docker().begin(discard(attached));
         return answer::status(StatusCode::OK);
     }
     let attached = match started {

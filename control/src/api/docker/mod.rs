@@ -31,6 +31,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::header::{HeaderMap, HeaderValue};
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::answer::Response;
 use self::call::Call;
@@ -44,13 +46,32 @@ use crate::state::Tenant;
 pub struct Docker {
     controller: Controller,
     events: events::History,
+    /// Set when the API ends: nothing that was begun over it outlives it.
+    ended: CancellationToken,
 }
 
 impl Docker {
     /// Over a controller; begins to remember events.
     pub fn new(controller: Controller) -> Self {
         let events = events::History::follow(&controller);
-        Self { controller, events }
+        Self {
+            controller,
+            events,
+            ended: CancellationToken::new(),
+        }
+    }
+
+    /// Has `work` done in a task of its own, which goes on when nobody waits for it any more; until the API ends, which gives None.
+    pub(super) fn begin<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<Option<T>> {
+        tokio::spawn(self.ended.clone().run_until_cancelled_owned(work))
+    }
+
+    /// What was begun ends when this is dropped.
+    pub fn until_dropped(&self) -> DropGuard {
+        self.ended.clone().drop_guard()
     }
 }
 
@@ -92,16 +113,18 @@ impl Session {
             // client's place until then, so that there can't be more of them than places.
             Ok(call) => {
                 let busy = Arc::clone(&busy);
-                let routed = tokio::spawn(async move {
+                let routed = self.0.docker.begin(async move {
                     let answer = router::route(call).await;
                     drop(busy);
                     answer
                 });
-                routed.await.unwrap_or_else(|panic| {
-                    Err(ApiError::internal(format!(
+                match routed.await {
+                    Ok(Some(answer)) => answer,
+                    Ok(None) => Err(ApiError::unavailable("the node is going down")),
+                    Err(panic) => Err(ApiError::internal(format!(
                         "the request broke off: {panic}"
-                    )))
-                })
+                    ))),
+                }
             }
             Err(error) => Err(error),
         };

@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use self::node::{Ca, read, run, server};
 use super::HEAD_MAX;
+use super::docker::Docker;
 
 #[test]
 fn a_client_without_a_certificate_of_the_owners_ca_gets_no_answer() {
@@ -312,6 +313,21 @@ fn a_client_runs_a_container_as_docker_run_does() {
             .unwrap();
         let logs = logs.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(frames(&logs).concat(), b"to stdin and back");
+    });
+}
+
+#[test]
+fn what_was_begun_goes_on_without_its_client_and_ends_with_the_api() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let docker = Docker::new(node::controller(dir.path()).await);
+        let api = docker.until_dropped();
+        let (done, heard) = tokio::sync::oneshot::channel();
+        drop(docker.begin(async move { done.send(()) }));
+        heard.await.unwrap();
+        let endless = docker.begin(std::future::pending::<()>());
+        drop(api);
+        assert_eq!(endless.await.unwrap(), None);
     });
 }
 

@@ -114,7 +114,7 @@ pub type Chain = (Vec<CertificateDer<'static>>, KeyPair);
 /// A client's end of a connection.
 pub struct Client(http1::SendRequest<Full<Bytes>>);
 
-async fn controller(dir: &Path) -> Controller {
+pub async fn controller(dir: &Path) -> Controller {
     let files = paths(dir);
     monitor::script(dir);
     std::fs::write(&files.template, crate::agent::local::packed(&[1; 4096])).unwrap();

@@ -1,5 +1,7 @@
 //! `POST /containers/{id}/attach` and `/resize`.
 
+use std::sync::Arc;
+
 use hyper::StatusCode;
 
 use crate::agent::{AgentError, Attached, LogOptions};
@@ -49,7 +51,7 @@ pub async fn attach(call: Call, name: &str) -> Answer {
         }
         false => None,
     };
-    let controller = call.controller().clone();
+    let docker = Arc::clone(call.docker());
     let manner = Manner {
         tty,
         stdout,
@@ -58,7 +60,8 @@ pub async fn attach(call: Call, name: &str) -> Answer {
         before,
         afterwards: Box::new(move |ending| {
             if ending == Ending::Detached {
-                tokio::spawn(async move {
+                let controller = docker.controller.clone();
+                docker.begin(async move {
                     // Only for those who watch: a log that takes nothing says so elsewhere.
                     let _ = controller
                         .propose(Command::Note(event_of(&container, "detach")))
