@@ -6,9 +6,10 @@ use serde_json::error::Category;
 
 use super::answer::JSON;
 use super::errors::ApiError;
+use super::go_json;
 
-/// The value in a body, refused in docker's words where there is none. No body is an empty object, and so is `null`: what is missing in
-/// it is the handler's to say.
+/// The value in a body, refused in docker's words where there is none. No body is `null`, and so an object without fields: what is missing
+/// in it is the handler's to say.
 pub fn decode<T: DeserializeOwned>(content_type: Option<&str>, body: &[u8]) -> Result<T, ApiError> {
     if !(body.is_empty() && content_type.is_none()) {
         check_content_type(content_type.unwrap_or_default())?;
@@ -26,13 +27,7 @@ pub fn decode<T: DeserializeOwned>(content_type: Option<&str>, body: &[u8]) -> R
     if values.next().is_some() {
         return Err(ApiError::bad_request("unexpected content after JSON"));
     }
-    let value = match value {
-        Value::Null => Value::Object(serde_json::Map::new()),
-        // serde would take it for an object without names.
-        Value::Array(_) => return Err(invalid("cannot unmarshal array into an object")),
-        value => value,
-    };
-    serde_json::from_value(value).map_err(invalid)
+    go_json::from_value(value).map_err(invalid)
 }
 
 fn invalid(reason: impl std::fmt::Display) -> ApiError {
@@ -59,7 +54,6 @@ mod tests {
     use super::*;
 
     #[derive(Debug, Default, PartialEq, serde::Deserialize)]
-    #[serde(default)]
     struct Body {
         n: Option<i64>,
     }

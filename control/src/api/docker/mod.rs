@@ -14,6 +14,7 @@ mod errors;
 mod events;
 mod exec;
 mod frames;
+mod go_json;
 mod hijack;
 mod images;
 mod networks;

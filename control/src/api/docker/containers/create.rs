@@ -8,6 +8,7 @@ use super::{host_options, spec};
 use crate::api::docker::answer::{self, Answer};
 use crate::api::docker::call::Call;
 use crate::api::docker::errors::ApiError;
+use crate::api::docker::go_json;
 use crate::api::docker::images;
 use crate::state::ContainerName;
 
@@ -62,12 +63,11 @@ pub async fn create(mut call: Call) -> Answer {
 /// Commands may come as one text instead of a list of words.
 fn body(mut value: Value) -> Result<ContainerCreateBody, ApiError> {
     for field in ["Cmd", "Entrypoint", "Shell"] {
-        if let Some(text @ Value::String(_)) = value.get_mut(field) {
+        if let Some(text @ Value::String(_)) = go_json::field_mut(&mut value, field) {
             *text = Value::Array(vec![text.take()]);
         }
     }
-    serde_json::from_value(value)
-        .map_err(|e| ApiError::bad_request(format!("invalid JSON in the body: {e}")))
+    go_json::from_value(value).map_err(|e| ApiError::bad_request(format!("invalid JSON: {e}")))
 }
 
 #[cfg(test)]
