@@ -1,6 +1,6 @@
 //! `GET /events`: what happened, and what happens.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use super::version::ApiVersion;
 use crate::controller::Controller;
 use crate::state::{Event, EventKind, Tenant};
 
-/// Events kept for `since`: as many as docker keeps.
+/// Events of a tenant that are kept for `since`: as many as docker keeps.
 const KEPT: usize = 256;
 /// Events that a slow client may be behind before its stream is broken off.
 const BEHIND_MAX: usize = 4096;
@@ -49,7 +49,7 @@ pub struct History {
 
 struct Shared {
     /// Guards the order too: an event is in `kept` before it is sent, so a subscriber under the lock misses none and sees none twice.
-    kept: Mutex<VecDeque<Event>>,
+    kept: Mutex<HashMap<Tenant, VecDeque<Event>>>,
     new: broadcast::Sender<Event>,
 }
 
@@ -79,24 +79,26 @@ impl History {
         }
     }
 
-    /// What is kept, and what comes.
-    fn subscribe(&self) -> (Vec<Event>, broadcast::Receiver<Event>) {
+    /// What is kept of a tenant's, and what comes of everybody's.
+    fn subscribe(&self, tenant: &Tenant) -> (Vec<Event>, broadcast::Receiver<Event>) {
         let kept = self
             .shared
             .kept
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        (kept.iter().cloned().collect(), self.shared.new.subscribe())
+        let kept = kept.get(tenant).into_iter().flatten().cloned().collect();
+        (kept, self.shared.new.subscribe())
     }
 }
 
 impl Shared {
     fn add(&self, event: Event) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() == KEPT {
-            kept.pop_front();
+        let own = kept.entry(event.tenant.clone()).or_default();
+        if own.len() == KEPT {
+            own.pop_front();
         }
-        kept.push_back(event.clone());
+        own.push_back(event.clone());
         // Nobody listening is no error.
         let _ = self.new.send(event);
     }
@@ -121,7 +123,7 @@ pub fn stream(call: &Call) -> Answer {
         until_ns: timestamps::bound("until", call.query.get("until"))?,
         legacy: call.version < ApiVersion::new(1, 52),
     };
-    let (kept, new) = call.docker().events.subscribe();
+    let (kept, new) = call.docker().events.subscribe(&call.tenant);
     let old: Vec<_> = match wanted.since_ns {
         Some(_) => kept
             .iter()
@@ -291,6 +293,25 @@ mod tests {
             r#"{"event":["exec_create"]}"#,
             &event(EventKind::Container, "exec_create: sh -c true")
         ));
+    }
+
+    #[test]
+    fn a_tenants_events_are_not_forgotten_for_anothers() {
+        let shared = Shared {
+            kept: Mutex::default(),
+            new: broadcast::Sender::new(1),
+        };
+        shared.add(event(EventKind::Container, "start"));
+        for number in 0..2 * KEPT {
+            let mut other = event(EventKind::Container, "die");
+            other.tenant = "other".parse().unwrap();
+            other.at_ns = number as u64;
+            shared.add(other);
+        }
+        let kept = shared.kept.lock().unwrap();
+        assert_eq!(kept[&"acme".parse().unwrap()].len(), 1);
+        let others = &kept[&"other".parse().unwrap()];
+        assert_eq!((others.len(), others[0].at_ns), (KEPT, KEPT as u64));
     }
 
     #[test]
