@@ -4,96 +4,18 @@
 mod closing;
 mod crowd;
 mod node;
+mod roles;
+mod specification;
 
 use http_body_util::BodyExt;
 use hyper::{Method, StatusCode};
 use hyper_util::rt::TokioIo;
-use rcgen::ExtendedKeyUsagePurpose;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use self::node::{Ca, read, run, server};
+use self::node::{read, run, server};
 use super::HEAD_MAX;
 use super::docker::Docker;
-
-#[test]
-fn a_client_without_a_certificate_of_the_owners_ca_gets_no_answer() {
-    run(async {
-        let server = server().await;
-        for identity in [None, Some(Ca::new().issue(Some("owner")))] {
-            // TLS 1.3 tells a client of its refusal with the first thing it reads.
-            if let Ok(mut client) = server.connect(identity).await {
-                assert!(client.send(Method::GET, "/_ping", "", &[]).await.is_err());
-            }
-        }
-    });
-}
-
-#[test]
-fn a_certificate_without_a_tenant_is_told_what_it_lacks() {
-    run(async {
-        let server = server().await;
-        let mut client = server.connect(Some(server.ca.issue(None))).await.unwrap();
-        let (status, answer) = client.get("/v1.41/containers/json").await;
-        assert_eq!(status, StatusCode::FORBIDDEN);
-        assert!(answer["message"].as_str().unwrap().contains("organisation"));
-    });
-}
-
-#[test]
-fn a_servers_certificate_commands_nothing_and_one_of_both_roles_neither() {
-    use ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
-    run(async {
-        let server = server().await;
-        let identity = server.ca.issue_for(Some("owner"), &[ServerAuth]);
-        if let Ok(mut client) = server.connect(Some(identity)).await {
-            let answer = client.send(Method::GET, "/_ping", "", &[]).await;
-            assert!(answer.is_err(), "{answer:?}");
-        }
-        for purposes in [&[][..], &[ServerAuth, ClientAuth][..]] {
-            let identity = server.ca.issue_for(Some("owner"), purposes);
-            let mut client = server.connect(Some(identity)).await.unwrap();
-            let (status, answer) = client.get("/containers/json").await;
-            assert_eq!(status, StatusCode::FORBIDDEN);
-            let message = answer["message"].as_str().unwrap();
-            assert!(message.contains("extendedKeyUsage"), "{message}");
-        }
-    });
-}
-
-#[test]
-fn a_node_does_not_take_a_certificate_that_is_not_a_servers_alone() {
-    use ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
-    let ca = Ca::new();
-    assert!(ca.server_config(&[ServerAuth]).is_ok());
-    for purposes in [&[][..], &[ClientAuth][..], &[ServerAuth, ClientAuth][..]] {
-        let refused = ca.server_config(purposes).unwrap_err().to_string();
-        assert!(
-            refused.contains("certificate under [identity] must have serverAuth"),
-            "{refused}"
-        );
-    }
-}
-
-#[test]
-fn a_ca_that_may_only_issue_servers_certificates_makes_no_client() {
-    run(async {
-        let server = server().await;
-        let between = server.ca.intermediate(ExtendedKeyUsagePurpose::ServerAuth);
-        let mut chain = vec![between.certificate.der().clone()];
-        let (certificate, key) = between.issue(Some("owner"));
-        chain.insert(0, certificate.der().clone());
-        if let Ok(mut client) = server.connect_with(Some((chain, key))).await {
-            let answer = client.send(Method::GET, "/_ping", "", &[]).await;
-            assert!(answer.is_err(), "{answer:?}");
-        }
-        let between = server.ca.intermediate(ExtendedKeyUsagePurpose::ClientAuth);
-        let (certificate, key) = between.issue(Some("owner"));
-        let chain = vec![certificate.der().clone(), between.certificate.der().clone()];
-        let mut client = server.connect_with(Some((chain, key))).await.unwrap();
-        assert_eq!(client.get("/version").await.0, StatusCode::OK);
-    });
-}
 
 #[test]
 fn clients_negotiate_by_the_headers_of_ping() {
@@ -116,120 +38,6 @@ fn clients_negotiate_by_the_headers_of_ping() {
         assert_eq!(client.get("/v1.40/version").await.0, StatusCode::OK);
         let (_, info) = client.get("/info").await;
         assert!(info["Warnings"][0].as_str().unwrap().contains("RAM"));
-    });
-}
-
-#[test]
-fn a_body_that_is_not_one_json_object_is_refused_by_every_operation_that_reads_one() {
-    run(async {
-        let server = server().await;
-        let mut client = server.client("owner").await;
-        for path in [
-            "/containers/create",
-            "/containers/web/exec",
-            "/exec/some/start",
-            "/auth",
-        ] {
-            for (body, kind, refusal) in [
-                ("{", "application/json", "invalid JSON: unexpected EOF"),
-                (" ", "application/json", "invalid JSON: got EOF"),
-                ("{} {}", "application/json", "unexpected content after JSON"),
-                ("[]", "application/json", "invalid JSON: "),
-                ("{}", "text/plain", "unsupported Content-Type header"),
-                ("{}", "", "malformed Content-Type header"),
-            ] {
-                let headers = [("content-type", kind)];
-                let answer = client.send(Method::POST, path, body, &headers).await;
-                let (status, answer) = read(answer.unwrap()).await;
-                assert_eq!(status, StatusCode::BAD_REQUEST, "{path} {body:?} {answer}");
-                let message = answer["message"].as_str().unwrap();
-                assert!(message.starts_with(refusal), "{path} {body:?}: {message}");
-            }
-        }
-        for path in [
-            "/containers/json?filters={",
-            "/networks?all=%zz",
-            "/volumes?filters=x",
-        ] {
-            assert_eq!(client.get(path).await.0, StatusCode::BAD_REQUEST, "{path}");
-        }
-    });
-}
-
-#[test]
-fn what_the_node_tells_of_itself_has_the_specifications_fields_in_their_types() {
-    let has = |value: &Value, fields: &str, is: fn(&Value) -> bool| {
-        for field in fields.split_whitespace() {
-            let found = value.get(field);
-            assert!(found.is_some_and(is), "{field}: {found:?}");
-        }
-    };
-    run(async {
-        let server = server().await;
-        let mut client = server.client("owner").await;
-        // Definition SystemInfo of API 1.41.
-        let (_, info) = client.get("/v1.41/info").await;
-        has(
-            &info,
-            "ID Driver DockerRootDir SystemTime LoggingDriver CgroupDriver CgroupVersion KernelVersion OperatingSystem OSVersion \
-             OSType Architecture IndexServerAddress HttpProxy HttpsProxy NoProxy Name ServerVersion DefaultRuntime Isolation InitBinary",
-            Value::is_string,
-        );
-        has(
-            &info,
-            "Containers ContainersRunning ContainersPaused ContainersStopped Images NFd NGoroutines NEventsListener NCPU MemTotal",
-            Value::is_u64,
-        );
-        has(
-            &info,
-            "MemoryLimit SwapLimit KernelMemory CpuCfsPeriod CpuCfsQuota CPUShares CPUSet PidsLimit OomKillDisable IPv4Forwarding \
-             BridgeNfIptables BridgeNfIp6tables Debug ExperimentalBuild LiveRestoreEnabled",
-            Value::is_boolean,
-        );
-        has(
-            &info,
-            "DriverStatus Labels SecurityOptions Warnings",
-            Value::is_array,
-        );
-        has(
-            &info,
-            "Plugins RegistryConfig Runtimes Swarm ContainerdCommit RuncCommit InitCommit",
-            Value::is_object,
-        );
-        has(&info["Plugins"], "Volume Network Log", Value::is_array);
-        assert_eq!(info["Swarm"]["LocalNodeState"], "inactive");
-        assert_eq!(
-            info["RegistryConfig"]["IndexConfigs"]["docker.io"]["Official"],
-            true
-        );
-        // SystemVersion.
-        let (_, version) = client.get("/v1.41/version").await;
-        has(
-            &version,
-            "Version ApiVersion MinAPIVersion GitCommit GoVersion Os Arch KernelVersion BuildTime",
-            Value::is_string,
-        );
-        assert!(version["Platform"]["Name"].is_string());
-        assert_eq!(version["Components"][0]["Name"], "Engine");
-        // SystemDataUsageResponse, in each form.
-        client.load_image().await;
-        let (_, usage) = client.get("/v1.41/system/df").await;
-        has(
-            &usage,
-            "Images Containers Volumes BuildCache",
-            Value::is_array,
-        );
-        assert_eq!(usage["Images"][0]["VirtualSize"], usage["LayersSize"]);
-        let (_, usage) = client.get("/v1.52/system/df?verbose=1&type=image").await;
-        assert_eq!(usage["ImageUsage"]["TotalCount"], 1);
-        assert_eq!(
-            usage["ImageUsage"]["Reclaimable"],
-            usage["ImageUsage"]["TotalSize"]
-        );
-        assert_eq!(
-            client.get("/v1.52/system/df?type=x").await.0,
-            StatusCode::BAD_REQUEST
-        );
     });
 }
 
