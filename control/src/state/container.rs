@@ -101,6 +101,90 @@ pub struct ContainerSpec {
     pub dns_options: Vec<String>,
     /// `default`, `bridge`, `none`, as asked for.
     pub network_mode: String,
+    /// `--ulimit`: of the main process and of execs; what isn't named here is docker's default.
+    #[serde(default)]
+    pub ulimits: Vec<Ulimit>,
+    /// What the container may not read. None: [`DEFAULT_MASKED_PATHS`], or nothing where it is privileged.
+    #[serde(default)]
+    pub masked_paths: Option<Vec<String>>,
+    /// What the container may not write. None: [`DEFAULT_READONLY_PATHS`], or nothing where it is privileged.
+    #[serde(default)]
+    pub readonly_paths: Option<Vec<String>>,
+    /// First size of the terminal, rows and columns.
+    #[serde(default)]
+    pub console_size: Option<(u16, u16)>,
+    /// Size of /dev/shm, bytes; 0: [`DEFAULT_SHM_BYTES`].
+    #[serde(default)]
+    pub shm_bytes: u64,
+    /// `--init`: the program is not process 1, a small one is that reaps and passes signals on.
+    #[serde(default)]
+    pub init: bool,
+    /// Kernel settings of the container's own (`net.core.somaxconn`) and their values.
+    #[serde(default)]
+    pub sysctls: BTreeMap<String, String>,
+    /// -1000 to 1000; see proc_pid_oom_score_adj(5).
+    #[serde(default)]
+    pub oom_score_adj: i32,
+}
+
+/// A resource limit; -1: unlimited.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ulimit {
+    /// docker's name of it (`nofile`).
+    pub name: String,
+    /// The limit in force.
+    pub soft: i64,
+    /// Up to which a process may raise it.
+    pub hard: i64,
+}
+
+/// Size of /dev/shm where none was asked for, as docker's.
+pub const DEFAULT_SHM_BYTES: u64 = 64 << 20;
+
+/// What a container may not read unless it was asked for, as in docker: it tells about the machine rather than about the
+/// container.
+pub const DEFAULT_MASKED_PATHS: [&str; 12] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+
+/// What a container may not write unless it was asked for, as in docker.
+pub const DEFAULT_READONLY_PATHS: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
+
+impl ContainerSpec {
+    /// The masked paths in force.
+    pub fn masked_paths_in_force(&self) -> Vec<String> {
+        self.in_force(&self.masked_paths, &DEFAULT_MASKED_PATHS)
+    }
+
+    /// The read-only paths in force.
+    pub fn readonly_paths_in_force(&self) -> Vec<String> {
+        self.in_force(&self.readonly_paths, &DEFAULT_READONLY_PATHS)
+    }
+
+    fn in_force(&self, asked: &Option<Vec<String>>, default: &[&str]) -> Vec<String> {
+        match asked {
+            Some(paths) => paths.clone(),
+            None if self.privileged => Vec::new(),
+            None => default.iter().map(|path| (*path).to_owned()).collect(),
+        }
+    }
 }
 
 /// What happens after an exit.

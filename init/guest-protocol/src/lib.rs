@@ -130,7 +130,7 @@ pub struct Container {
     pub image_device: String,
     /// Block device with the writable ext4 layer, such as `vdb`; holds `upper` and `work`, made by the guest when absent.
     pub writable_device: String,
-    /// Mount the root read-only.
+    /// Mount the root read-only, and the files in /etc that are not the image's.
     pub read_only: bool,
     /// UTS host name.
     pub hostname: String,
@@ -148,6 +148,16 @@ pub struct Container {
     pub privileged: bool,
     /// Mounts on tmpfs: path inside the container and mount options (`size=64m,mode=1777`).
     pub tmpfs: Vec<(String, String)>,
+    /// Size of /dev/shm, bytes.
+    pub shm_bytes: u64,
+    /// Paths whose contents are hidden.
+    pub masked_paths: Vec<String>,
+    /// Paths that can't be written to.
+    pub readonly_paths: Vec<String>,
+    /// Kernel settings by name (`net.core.somaxconn`); only those of the container's own name spaces are taken.
+    pub sysctls: Vec<(String, String)>,
+    /// Process 1 is a small one that reaps what is orphaned and passes signals on to the main process.
+    pub init: bool,
     /// The main process.
     pub process: Process,
 }
@@ -175,6 +185,21 @@ pub struct Process {
     pub size: Option<(u16, u16)>,
     /// Capabilities by name without `CAP_` (`NET_RAW`); permitted, effective for root, and bounding set.
     pub capabilities: Vec<String>,
+    /// Resource limits; what isn't named has the guest's default.
+    pub ulimits: Vec<Ulimit>,
+    /// For the kernel, when it has to choose what to kill; -1000 to 1000.
+    pub oom_score_adj: i32,
+}
+
+/// A resource limit (setrlimit(2)).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ulimit {
+    /// As docker names it: the kernel's name without `RLIMIT_`, in small letters.
+    pub name: String,
+    /// In force; None: unlimited.
+    pub soft: Option<u64>,
+    /// Up to which a process may raise it; None: unlimited.
+    pub hard: Option<u64>,
 }
 
 /// See [`Request::Exec`].

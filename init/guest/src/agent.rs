@@ -135,6 +135,10 @@ impl Agent {
             hostname: spec.hostname,
             read_only: spec.read_only,
             tmpfs: spec.tmpfs,
+            shm_bytes: spec.shm_bytes,
+            masked_paths: spec.masked_paths,
+            readonly_paths: spec.readonly_paths,
+            sysctls: spec.sysctls,
         };
         let place = Place::New(Box::new(furnishing));
         match self.launch(&container, None, place, spec.privileged, spec.process) {

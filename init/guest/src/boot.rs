@@ -23,11 +23,10 @@ use hearth_pid1::{kmsg, stdio};
 const CONNECTION_STACK: usize = 256 << 10;
 /// Pause after a failed accept, which is a want of memory or descriptors that time may mend.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
-/// Open files, soft and hard: what systemd gives docker's containers. A low soft limit keeps programs fast that close all
-/// descriptors up to it; those that need more raise it themselves.
+/// Open files, soft and hard: what docker's containers have from its daemon, and as many as the kernel allows (`fs.nr_open`).
 const OPEN_FILES: Rlimit = Rlimit {
-    current: Some(1024),
-    maximum: Some(524_288),
+    current: Some(1 << 20),
+    maximum: Some(1 << 20),
 };
 
 /// When PID 1 began.

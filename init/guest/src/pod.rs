@@ -14,8 +14,11 @@ use hearth_pid1::netlink::Netlink;
 
 const NANOSECONDS: u64 = 1_000_000_000;
 
-/// Kernel settings of a container's network that docker makes as well: any user may ping, and listen on any port.
-const SYSCTLS: [(&str, &str); 2] = [
+/// Kernel settings: of a container's network those that docker makes as well (any user may ping, and listen on any port), and of memory
+/// what a docker host with its many gigabytes comes to: programs reserve more addresses than they ever use, and a microVM of 64 MiB would
+/// refuse what any host grants. What is really used is limited as before.
+const SYSCTLS: [(&str, &str); 3] = [
+    ("vm/overcommit_memory", "1"),
     ("net/ipv4/ping_group_range", "0 2147483647"),
     ("net/ipv4/ip_unprivileged_port_start", "0"),
 ];

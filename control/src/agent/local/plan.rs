@@ -7,7 +7,7 @@ use hearth_guest_protocol as protocol;
 
 use crate::agent::ExecSpec;
 use crate::network::PodLink;
-use crate::state::Container;
+use crate::state::{Container, ContainerSpec, DEFAULT_SHM_BYTES};
 
 /// Where programs are looked for when the image doesn't say: docker's own default.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -111,6 +111,14 @@ pub fn start(
             pids_max: (spec.pids_limit != 0).then_some(spec.pids_limit),
             privileged: spec.privileged,
             tmpfs: spec.tmpfs.clone().into_iter().collect(),
+            shm_bytes: match spec.shm_bytes {
+                0 => DEFAULT_SHM_BYTES,
+                bytes => bytes,
+            },
+            masked_paths: spec.masked_paths_in_force(),
+            readonly_paths: spec.readonly_paths_in_force(),
+            sysctls: spec.sysctls.clone().into_iter().collect(),
+            init: spec.init,
             process: protocol::Process {
                 id: container.id.to_string(),
                 args: spec
@@ -125,8 +133,10 @@ pub fn start(
                 groups: spec.groups.clone(),
                 tty: spec.tty,
                 stdin: spec.open_stdin,
-                size: None,
+                size: spec.console_size,
                 capabilities: capabilities(container, false),
+                ulimits: ulimits(spec),
+                oom_score_adj: spec.oom_score_adj,
             },
         },
     }
@@ -163,6 +173,8 @@ pub fn exec(
             stdin: spec.stdin,
             size,
             capabilities: capabilities(container, spec.privileged),
+            ulimits: ulimits(of_container),
+            oom_score_adj: of_container.oom_score_adj,
         },
     }
 }
@@ -226,6 +238,19 @@ fn capabilities(container: &Container, privileged: bool) -> Vec<String> {
             named(&add, name) || ((by_default || named(&add, "ALL")) && !named(&drop, name))
         })
         .map(String::from)
+        .collect()
+}
+
+fn ulimits(spec: &ContainerSpec) -> Vec<protocol::Ulimit> {
+    // Negative: unlimited.
+    let limit = |value: i64| u64::try_from(value).ok();
+    spec.ulimits
+        .iter()
+        .map(|ulimit| protocol::Ulimit {
+            name: ulimit.name.clone(),
+            soft: limit(ulimit.soft),
+            hard: limit(ulimit.hard),
+        })
         .collect()
 }
 

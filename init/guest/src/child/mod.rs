@@ -6,8 +6,10 @@
 
 mod devices;
 mod identity;
+mod limits;
 mod root;
 mod stdio;
+mod sysctl;
 mod tmpfs;
 
 use std::ffi::{CString, OsString};
@@ -36,7 +38,7 @@ pub struct Spec {
     pub report: RawFd,
     /// The program and how to run it.
     pub process: Process,
-    /// All capabilities, and nothing masked.
+    /// All capabilities and devices.
     pub privileged: bool,
     /// Stdin, stdout, stderr.
     pub stdio: [RawFd; 3],
@@ -70,6 +72,14 @@ pub struct Furnishing {
     pub read_only: bool,
     /// Paths and options.
     pub tmpfs: Vec<(String, String)>,
+    /// Size of /dev/shm.
+    pub shm_bytes: u64,
+    /// Paths to hide.
+    pub masked_paths: Vec<String>,
+    /// Paths to make read-only.
+    pub readonly_paths: Vec<String>,
+    /// Kernel settings.
+    pub sysctls: Vec<(String, String)>,
 }
 
 /// What the agent is told.
@@ -148,6 +158,7 @@ fn prepare(spec: Spec) -> Result<Program, Error> {
     if !environment.iter().any(|entry| entry.starts_with("HOME=")) {
         environment.push(format!("HOME={}", who.home));
     }
+    limits::set(&process.ulimits, process.oom_score_adj)?;
     identity::assume(&who, &process.capabilities, privileged)?;
     stdio::reset_signals();
 

@@ -17,34 +17,9 @@ use rustix::process::{chdir, pivot_root};
 use rustix::system::sethostname;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
-use super::{Furnishing, devices, tmpfs};
+use super::{Furnishing, c_string, devices, sysctl, tmpfs};
 use crate::container::FILES;
 use crate::system;
-
-/// Size of /dev/shm: docker's default.
-const SHM_OPTIONS: &std::ffi::CStr = c"mode=1777,size=67108864";
-/// What a container may not read, as in docker: it tells about the machine rather than about the container.
-const MASKED: [&str; 11] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/sys/devices/virtual/powercap",
-    "/sys/firmware",
-];
-/// What a container may not change, as in docker.
-const READ_ONLY: [&str; 5] = [
-    "/proc/bus",
-    "/proc/fs",
-    "/proc/irq",
-    "/proc/sys",
-    "/proc/sysrq-trigger",
-];
 
 /// Flags of a file system that is not for programs.
 fn inert() -> MountFlags {
@@ -76,14 +51,15 @@ pub fn furnish(plan: &Furnishing, privileged: bool, terminal: Option<u32>) -> Re
     change_root(&plan.root).map_err(system("changing the root"))?;
 
     mount_kernel(privileged)?;
-    mount_dev(&devpts, &nodes, terminal)?;
-    place_files(&files)?;
+    mount_dev(plan, &devpts, &nodes, terminal)?;
+    place_files(&files, plan.read_only)?;
     for (path, options) in &plan.tmpfs {
         tmpfs::mount_at(path, options)?;
     }
-    if !privileged {
-        hide()?;
-    }
+    // Before /proc/sys may become read-only.
+    sysctl::set(&plan.sysctls)?;
+    mask(&plan.masked_paths)?;
+    make_read_only(&plan.readonly_paths)?;
     if plan.read_only {
         mount_remount("/", MountFlags::BIND | MountFlags::RDONLY, c"")
             .map_err(system("making the root read-only"))?;
@@ -127,6 +103,7 @@ fn mount_kernel(privileged: bool) -> Result<(), Error> {
 }
 
 fn mount_dev(
+    plan: &Furnishing,
     devpts: &OwnedFd,
     nodes: &[devices::Node],
     terminal: Option<u32>,
@@ -148,7 +125,8 @@ fn mount_dev(
         MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
     )
     .map_err(system("mounting /dev/pts"))?;
-    mount_new("shm", "/dev/shm", "tmpfs", inert(), Some(SHM_OPTIONS))?;
+    let shm = c_string(format!("mode=1777,size={}", plan.shm_bytes).as_bytes())?;
+    mount_new("shm", "/dev/shm", "tmpfs", inert(), Some(&shm))?;
     mount_new("mqueue", "/dev/mqueue", "mqueue", inert(), None)?;
     if let Some(number) = terminal {
         make_file("/dev/console")?;
@@ -158,7 +136,7 @@ fn mount_dev(
     Ok(())
 }
 
-fn place_files(files: &[(&'static str, OwnedFd)]) -> Result<(), Error> {
+fn place_files(files: &[(&'static str, OwnedFd)], read_only: bool) -> Result<(), Error> {
     make_directory("/etc")?;
     for (name, tree) in files {
         let path = format!("/etc/{name}");
@@ -167,6 +145,10 @@ fn place_files(files: &[(&'static str, OwnedFd)]) -> Result<(), Error> {
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_SYMLINKS;
         move_mount(tree.as_fd(), c"", CWD, path.as_str(), flags)
             .map_err(system(format!("mounting {path}")))?;
+        if read_only {
+            mount_remount(path.as_str(), MountFlags::BIND | MountFlags::RDONLY, c"")
+                .map_err(system(format!("making {path} read-only")))?;
+        }
     }
     // As docker does: tools look there for what is mounted, and whether they are in a container.
     match symlink("/proc/mounts", "/etc/mtab") {
@@ -178,12 +160,13 @@ fn place_files(files: &[(&'static str, OwnedFd)]) -> Result<(), Error> {
     make_file("/.dockerenv")
 }
 
-fn hide() -> Result<(), Error> {
-    for path in MASKED {
-        match mount_bind("/dev/null", path) {
+/// Hides files behind /dev/null and directories behind an empty one.
+fn mask(paths: &[String]) -> Result<(), Error> {
+    for path in paths {
+        match mount_bind("/dev/null", path.as_str()) {
             Err(Errno::NOTDIR) => mount(
                 c"tmpfs",
-                path,
+                path.as_str(),
                 c"tmpfs",
                 MountFlags::RDONLY | inert(),
                 c"size=0,nr_inodes=2",
@@ -193,10 +176,18 @@ fn hide() -> Result<(), Error> {
         .or_else(unless_absent)
         .map_err(system(format!("hiding {path}")))?;
     }
-    for path in READ_ONLY {
-        mount_bind(path, path)
+    Ok(())
+}
+
+fn make_read_only(paths: &[String]) -> Result<(), Error> {
+    for path in paths {
+        mount_bind(path.as_str(), path.as_str())
             .and_then(|()| {
-                mount_remount(path, MountFlags::BIND | MountFlags::RDONLY | inert(), c"")
+                mount_remount(
+                    path.as_str(),
+                    MountFlags::BIND | MountFlags::RDONLY | inert(),
+                    c"",
+                )
             })
             .or_else(unless_absent)
             .map_err(system(format!("making {path} read-only")))?;

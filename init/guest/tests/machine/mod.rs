@@ -280,6 +280,11 @@ pub fn container(id: &str, script: &str) -> Container {
         pids_max: None,
         privileged: false,
         tmpfs: Vec::new(),
+        shm_bytes: 64 << 20,
+        masked_paths: vec!["/proc/interrupts".into(), "/proc/kcore".into()],
+        readonly_paths: vec!["/proc/sys".into()],
+        sysctls: Vec::new(),
+        init: false,
         process: process(id, script),
     }
 }
@@ -298,6 +303,8 @@ pub fn process(id: &str, script: &str) -> Process {
         capabilities: ["CHOWN", "DAC_OVERRIDE", "SETUID", "SETGID", "KILL"]
             .map(str::to_owned)
             .to_vec(),
+        ulimits: Vec::new(),
+        oom_score_adj: 0,
     }
 }
 
