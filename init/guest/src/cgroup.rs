@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use hearth_guest_protocol::{Container, Error};
 use rustix::fs::{Mode, OFlags, open};
 
-use super::system;
+use super::{device_policy, system};
 
 /// Period of `cpu.max`, microseconds: the kernel's own default and docker's.
 const CPU_PERIOD_US: u64 = 100_000;
@@ -32,7 +32,7 @@ pub fn enable_controllers(root: &Path) {
 }
 
 impl Cgroup {
-    /// Makes the group of a container and sets its limits.
+    /// Makes the group of a container, sets its limits, and closes all devices to it that it isn't meant to have.
     pub fn create(root: &Path, container: &Container) -> Result<Self, Error> {
         let path = root.join(&container.id);
         match fs::create_dir(&path) {
@@ -64,6 +64,10 @@ impl Cgroup {
                 fs::write(cgroup.path.join(file), value)
                     .map_err(system(format!("setting {file}")))?;
             }
+        }
+        if !container.privileged {
+            device_policy::attach(cgroup.dir())
+                .map_err(system("limiting the container's devices"))?;
         }
         Ok(cgroup)
     }

@@ -17,6 +17,7 @@ mod boot;
 mod cgroup;
 mod child;
 mod container;
+mod device_policy;
 mod follow;
 mod input;
 mod launch;
