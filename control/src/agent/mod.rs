@@ -165,6 +165,8 @@ pub trait Agent: Send + Sync {
 pub trait ExitSink: Send + Sync {
     /// The main process runs. Returns once that is committed; the exit is reported after.
     async fn started(&self, id: &ContainerId, pid: u32, at_ns: u64);
+    /// The kernel has killed for want of memory in it, `kills` processes of this run so far. Returns once that is committed.
+    async fn out_of_memory(&self, id: &ContainerId, kills: u64, at_ns: u64);
     /// Returns once it is committed.
     async fn exited(&self, id: &ContainerId, exit: crate::state::Exit, at_ns: u64);
 }

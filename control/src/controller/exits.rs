@@ -56,6 +56,15 @@ impl ExitSink for Reporter {
         .await;
     }
 
+    async fn out_of_memory(&self, id: &ContainerId, kills: u64, at_ns: u64) {
+        self.commit(Command::OutOfMemory {
+            id: id.clone(),
+            at_ns,
+            kills,
+        })
+        .await;
+    }
+
     async fn exited(&self, id: &ContainerId, exit: Exit, at_ns: u64) {
         self.commit(Command::Exited {
             id: id.clone(),

@@ -46,6 +46,9 @@ impl State {
                 code,
             } => self.start_failed(id, *at_ns, error, *code, events),
             Command::Exited { id, at_ns, exit } => self.exited(id, *at_ns, *exit, events),
+            Command::OutOfMemory { id, at_ns, kills } => {
+                self.out_of_memory(id, *at_ns, *kills, events)
+            }
             Command::Signalled {
                 id,
                 at_ns,

@@ -47,6 +47,15 @@ pub enum Command {
         /// How.
         exit: Exit,
     },
+    /// The kernel has killed for want of memory in it. Ignored where it isn't up, or no more often than was known.
+    OutOfMemory {
+        /// Which.
+        id: ContainerId,
+        /// When.
+        at_ns: u64,
+        /// How many processes of this run so far.
+        kills: u64,
+    },
     /// A user has asked it to stop or die; an `unless-stopped` policy holds still from here on. `signal` for the event.
     Signalled {
         /// Which.

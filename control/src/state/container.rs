@@ -263,6 +263,9 @@ pub struct Status {
     pub stopped_by_user: bool,
     /// The forwarded ports of this run, free ones filled in; empty unless running.
     pub ports: Vec<PortBinding>,
+    /// Processes of this run, or the last, that the kernel has killed for want of memory, as far as it was told.
+    #[serde(default)]
+    pub oom_kills: u64,
 }
 
 /// How the main process ended.
@@ -270,7 +273,7 @@ pub struct Status {
 pub struct Exit {
     /// 0–255.
     pub code: u8,
-    /// By the OOM killer.
+    /// The kernel has killed for want of memory in this run. Known before the end, where the main process lives on.
     pub oom_killed: bool,
 }
 

@@ -5,7 +5,7 @@
 //! Each connection carries one [`Request`], then what that request asks for:
 //!
 //! ```text
-//! Start, Exec, Follow   ->  Started, (Output | ...)*, Exited      client sends Acknowledge between, at its leisure
+//! Start, Exec, Follow   ->  Started, (Output | OutOfMemory)*, Exited      client sends Acknowledge between, at its leisure
 //! Input                 ->  Done, then raw bytes client -> guest; half-close is the end of the process's stdin, answered Done
 //! anything else         ->  one Reply
 //! ```
@@ -232,6 +232,12 @@ pub enum Reply {
     },
     /// See [`Output`].
     Output(Output),
+    /// The kernel has killed for want of memory in the container whose main process is followed. Sent whenever that has happened
+    /// again, and once to a follower that comes later.
+    OutOfMemory {
+        /// How many processes of this run so far.
+        kills: u64,
+    },
     /// The process ended and all its output has been sent.
     Exited(Exit),
     /// Done as asked.

@@ -241,7 +241,8 @@ impl Agent {
             place,
         };
         let launched = self.launcher.launch(namespaces, cgroup, &inherited, spec)?;
-        Process::watch(id, Arc::clone(container), launched, wiring.ends)
+        let container = Arc::clone(container);
+        Process::watch(id, container, main.is_none(), launched, wiring.ends)
     }
 
     fn process(&self, id: &str) -> Result<Arc<Process>, Error> {

@@ -15,6 +15,9 @@ const CPU_PERIOD_US: u64 = 100_000;
 /// Controllers that containers are limited by, or limit their own by.
 const CONTROLLERS: [&str; 5] = ["+cpu", "+memory", "+pids", "+io", "+cpuset"];
 
+/// More than the half dozen lines of `memory.events`, bytes.
+const MEMORY_EVENTS_MAX: usize = 512;
+
 /// One container's group.
 pub struct Cgroup {
     path: PathBuf,
@@ -88,13 +91,11 @@ impl Cgroup {
         open_dir(&root.join(path))
     }
 
-    /// How many processes the kernel has killed for want of memory.
-    pub fn oom_kills(&self) -> u64 {
-        let events = fs::read_to_string(self.path.join("memory.events")).unwrap_or_default();
-        events
-            .lines()
-            .find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok())
-            .unwrap_or(0)
+    /// What happens to the memory of the group and those below it.
+    pub fn memory_events(&self) -> io::Result<MemoryEvents> {
+        Ok(MemoryEvents(fs::File::open(
+            self.path.join("memory.events"),
+        )?))
     }
 
     /// Ids of all processes in the group and those below it.
@@ -110,6 +111,31 @@ impl Cgroup {
         let _ = fs::write(self.path.join("cgroup.kill"), "1");
         remove_tree(&self.path);
     }
+}
+
+/// `memory.events` of a group. Becomes ready (`POLLPRI`) whenever something has happened since it was last read.
+pub struct MemoryEvents(fs::File);
+
+impl MemoryEvents {
+    /// How many processes the kernel has killed for want of memory.
+    pub fn oom_kills(&self) -> u64 {
+        let mut events = [0; MEMORY_EVENTS_MAX];
+        let length = rustix::io::pread(&self.0, &mut events, 0).unwrap_or(0);
+        parse_oom_kills(&String::from_utf8_lossy(&events[..length]))
+    }
+}
+
+impl AsFd for MemoryEvents {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn parse_oom_kills(events: &str) -> u64 {
+    events
+        .lines()
+        .find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok())
+        .unwrap_or(0)
 }
 
 fn open_dir(path: &Path) -> io::Result<OwnedFd> {
@@ -141,4 +167,16 @@ fn remove_tree(path: &Path) {
     }
     // A group that is still in use stays, and costs a little memory until the microVM ends.
     let _ = fs::remove_dir(path);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kills_are_told_apart_from_what_only_sounds_like_them() {
+        let events = "low 0\nhigh 0\nmax 12\noom 3\noom_kill 2\noom_group_kill 1\n";
+        assert_eq!(parse_oom_kills(events), 2);
+        assert_eq!(parse_oom_kills(""), 0);
+    }
 }

@@ -11,7 +11,7 @@ use hearth_guest_protocol::{Acknowledge, FrameError, Reply};
 
 use super::process::{Next, Process, THREAD_STACK};
 
-/// Sends `Started`, the output from `from` on, and the exit, and takes acknowledgements in between.
+/// Sends `Started`, the output from `from` on, what memory has run out, and the exit, and takes acknowledgements in between.
 pub fn follow(
     mut connection: UnixStream,
     process: &Arc<Process>,
@@ -33,12 +33,19 @@ pub fn follow(
         .stack_size(THREAD_STACK)
         .spawn(move || take_acknowledgements(reader, &reader_process, &reader_gone))?;
 
-    let mut offset = from;
+    let (mut offset, mut oom_kills) = (from, 0);
     let sent = loop {
-        match process.next(offset, &gone) {
+        match process.next(offset, oom_kills, &gone) {
             Next::Output(output) => {
                 offset = output.offset + output.data.len() as u64;
                 if let Err(error) = protocol::write(&mut connection, &Reply::Output(output)) {
+                    break Err(error);
+                }
+            }
+            Next::OutOfMemory(kills) => {
+                oom_kills = kills;
+                if let Err(error) = protocol::write(&mut connection, &Reply::OutOfMemory { kills })
+                {
                     break Err(error);
                 }
             }

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use rustix::time::{ClockId, clock_gettime};
 
+use super::cgroup::MemoryEvents;
 use super::container::Container;
 use super::launch::Launched;
 use super::{pty, system};
@@ -47,6 +48,8 @@ pub struct Process {
 #[derive(Default)]
 struct State {
     output: super::output::OutputBuffer,
+    /// Processes of the container that the kernel has killed for want of memory, where this is its main process.
+    oom_kills: u64,
     exit: Option<Exit>,
 }
 
@@ -72,6 +75,8 @@ pub struct Source {
 pub enum Next {
     /// Output from the offset on.
     Output(Output),
+    /// The kernel has killed for want of memory, so many times by now.
+    OutOfMemory(u64),
     /// All output has been handed over and the process has ended.
     Exited(Exit),
     /// The follower itself has gone.
@@ -79,10 +84,11 @@ pub enum Next {
 }
 
 impl Process {
-    /// Takes charge of a process that has just been started.
+    /// Takes charge of a process that has just been started. The `main` one of a container stands for it where memory runs out.
     pub fn watch(
         id: ProcessId,
         container: Arc<Container>,
+        main: bool,
         launched: Launched,
         ends: Ends,
     ) -> Result<Arc<Self>, Error> {
@@ -101,7 +107,7 @@ impl Process {
         let watched = Arc::clone(&process);
         thread::Builder::new()
             .stack_size(THREAD_STACK)
-            .spawn(move || watched.read_to_the_end(ends.sources))
+            .spawn(move || watched.read_to_the_end(ends.sources, main))
             .map_err(system("watching a process"))?;
         Ok(process)
     }
@@ -159,12 +165,15 @@ impl Process {
         }
     }
 
-    /// Waits for what comes after `offset`.
-    pub fn next(&self, offset: u64, gone: &AtomicBool) -> Next {
+    /// Waits for what comes after `offset` of the output and after `oom_kills` kills.
+    pub fn next(&self, offset: u64, oom_kills: u64, gone: &AtomicBool) -> Next {
         let mut state = lock(&self.state);
         loop {
             if gone.load(Ordering::Relaxed) {
                 return Next::Gone;
+            }
+            if state.oom_kills > oom_kills {
+                return Next::OutOfMemory(state.oom_kills);
             }
             if let Some(output) = state.output.next(offset) {
                 return Next::Output(output);
@@ -196,9 +205,16 @@ impl Process {
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn read_to_the_end(&self, mut sources: Vec<Source>) {
+    fn read_to_the_end(&self, mut sources: Vec<Source>, main: bool) {
         let mut buffer = vec![0; OUTPUT_CHUNK];
-        while !self.wait_or_read(&mut sources, &mut buffer) {}
+        // A kernel that can't tell has nothing to report.
+        let memory = self.container.cgroup().memory_events().ok();
+        let watched = memory.as_ref().filter(|_| main);
+        if let Some(memory) = watched {
+            // What has been read once becomes ready when it changes.
+            self.note_oom_kills(memory);
+        }
+        while !self.wait_or_read(&mut sources, watched, &mut buffer) {}
         let mut exit = self.reap();
         // What waits in the pipes is the process's last words.
         for source in sources {
@@ -207,18 +223,39 @@ impl Process {
         // Nobody can write to it any more, and a terminal is given back.
         *lock(&self.stdin) = None;
         *lock(&self.terminal) = None;
-        exit.oom_killed = self.container.cgroup().oom_kills() > 0;
+        if let Some(memory) = watched {
+            // The kernel may be late with its sign of the last one.
+            self.note_oom_kills(memory);
+        }
+        exit.oom_killed = memory.is_some_and(|memory| memory.oom_kills() > 0);
         lock(&self.state).exit = Some(exit);
         self.changed.notify_all();
     }
 
-    /// Waits for output or the end, and reads output. True: the process has ended.
-    fn wait_or_read(&self, sources: &mut Vec<Source>, buffer: &mut [u8]) -> bool {
+    fn note_oom_kills(&self, memory: &MemoryEvents) {
+        let kills = memory.oom_kills();
+        let mut state = lock(&self.state);
+        if kills > state.oom_kills {
+            state.oom_kills = kills;
+            self.changed.notify_all();
+        }
+    }
+
+    /// Waits for output, a want of memory or the end, and reads output. True: the process has ended.
+    fn wait_or_read(
+        &self,
+        sources: &mut Vec<Source>,
+        memory: Option<&MemoryEvents>,
+        buffer: &mut [u8],
+    ) -> bool {
         let has_room = lock(&self.state).output.room() > 0;
         let mut fds = vec![
             PollFd::new(&self.pidfd, PollFlags::IN),
             PollFd::new(&self.room, PollFlags::IN),
         ];
+        // Before the sources, whose number changes.
+        fds.extend(memory.map(|memory| PollFd::new(memory, PollFlags::PRI)));
+        let first_source = fds.len();
         if has_room {
             fds.extend(
                 sources
@@ -237,10 +274,14 @@ impl Process {
         if ready[1] {
             let _ = rustix::io::read(&self.room, &mut [0; 8]);
         }
-        let mut at = 0;
+        if let Some(memory) = memory.filter(|_| ready[2]) {
+            self.note_oom_kills(memory);
+        }
+        let mut at = first_source;
         sources.retain(|source| {
+            let is_ready = ready.get(at).copied().unwrap_or(false);
             at += 1;
-            !ready.get(at + 1).copied().unwrap_or(false) || self.read(source, buffer) != Read::End
+            !is_ready || self.read(source, buffer) != Read::End
         });
         ready[0]
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hearth_guest_protocol::{Error as Refusal, Output, Reply, Request};
-use tokio::sync::{OwnedMutexGuard, oneshot};
+use tokio::sync::{OwnedMutexGuard, oneshot, watch};
 
 use super::entry::{Entry, Run};
 use super::guest::{Conversation, GuestError};
@@ -25,6 +25,10 @@ const RECONNECTIONS: u32 = 5;
 /// Between reconnections; also how long the end of a monitor may lag behind the end of its connections.
 const RECONNECTION_PAUSE: Duration = Duration::from_millis(200);
 
+/// Between two commits of a want of memory. A guest that claims one after the other costs the node ten small writes a second at most; the
+/// claims in between count together.
+const OUT_OF_MEMORY_PAUSE: Duration = Duration::from_millis(100);
+
 /// docker's code for a process that SIGKILL has ended, which is what the loss of its machine comes to.
 pub const LOST: Exit = Exit {
     code: 137,
@@ -41,14 +45,22 @@ pub async fn follow(
     announced: oneshot::Receiver<()>,
     busy: OwnedMutexGuard<()>,
 ) {
+    let (oom_kills, told) = watch::channel(0);
+    let telling = tokio::spawn(tell_out_of_memory(
+        Arc::clone(&local),
+        Arc::clone(&run),
+        told,
+    ));
     let mut pump = Pump {
         entry: &entry,
         run: &run,
         offset: from,
         acknowledged: from,
         log_failed: false,
+        oom_kills,
     };
     let exit = pump.run(conversation).await;
+    drop(pump);
     run.exited.cancel();
     // An exit that was answered has its output beside it, also after a power cut.
     let log = entry.log.clone();
@@ -60,10 +72,25 @@ pub async fn follow(
     local.unpublish(&run);
     // An error: whoever was to announce it is gone, and so is its claim to be first.
     let _ = announced.await;
+    // Ends with the pump; an error is a panic there, which has been logged.
+    let _ = telling.await;
     local.sink.exited(&entry.id, exit, now_ns()).await;
     shut_down(&run).await;
     local.clear(&entry.id);
     drop(busy);
+}
+
+/// Commits each want of memory as it happens, and the last one in any case.
+async fn tell_out_of_memory(local: Arc<Local>, run: Arc<Run>, mut kills: watch::Receiver<u64>) {
+    while kills.changed().await.is_ok() {
+        let count = *kills.borrow_and_update();
+        let id = &run.container.id;
+        local.sink.out_of_memory(id, count, now_ns()).await;
+        tokio::select! {
+            () = run.exited.cancelled() => {}
+            () = tokio::time::sleep(OUT_OF_MEMORY_PAUSE) => {}
+        }
+    }
 }
 
 /// Powers the microVM off in order, or else at once.
@@ -98,6 +125,8 @@ struct Pump<'a> {
     acknowledged: u64,
     /// The log can't be written, and this has been said.
     log_failed: bool,
+    /// How often the kernel has killed for want of memory.
+    oom_kills: watch::Sender<u64>,
 }
 
 impl Pump<'_> {
@@ -151,6 +180,9 @@ impl Pump<'_> {
                         conversation.acknowledge(self.offset).await?;
                         self.acknowledged = self.offset;
                     }
+                }
+                Reply::OutOfMemory { kills } => {
+                    self.oom_kills.send_replace(kills);
                 }
                 Reply::Exited(exit) => {
                     return Ok(Some(Exit {

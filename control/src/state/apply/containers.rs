@@ -75,6 +75,8 @@ impl State {
         status.started_ns = at_ns;
         status.stopped_by_user = false;
         status.error.clear();
+        status.exit.oom_killed = false;
+        status.oom_kills = 0;
         status.ports.clone_from(&ports);
         Ok(Outcome::Starting { ports })
     }
@@ -133,10 +135,28 @@ impl State {
         if !container.is_up() {
             return Ok(Outcome::Unchanged);
         }
-        if exit.oom_killed {
+        // Where each was told as it happened, this is nothing new.
+        if exit.oom_killed && !container.status.exit.oom_killed {
             events.push(event(container, "oom", at_ns));
         }
         end(container, at_ns, exit, events);
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn out_of_memory(
+        &mut self,
+        id: &ContainerId,
+        at_ns: u64,
+        kills: u64,
+        events: &mut Vec<Event>,
+    ) -> Result {
+        let container = self.container_mut(id)?;
+        if !container.is_up() || kills <= container.status.oom_kills {
+            return Ok(Outcome::Unchanged);
+        }
+        container.status.oom_kills = kills;
+        container.status.exit.oom_killed = true;
+        events.push(event(container, "oom", at_ns));
         Ok(Outcome::Done)
     }
 
@@ -209,7 +229,11 @@ fn end(container: &mut Container, at_ns: u64, exit: Exit, events: &mut Vec<Event
     status.phase = Phase::Exited;
     status.pid = 0;
     status.finished_ns = at_ns;
-    status.exit = exit;
+    // A microVM that was lost may have told before.
+    status.exit = Exit {
+        oom_killed: exit.oom_killed || status.oom_kills > 0,
+        ..exit
+    };
     status.ports.clear();
     events.push(
         event(container, "die", at_ns)

@@ -89,6 +89,7 @@ fn command() -> impl Strategy<Value = Command> {
         3 => (ids(), at_ns.clone(), 1u32..9).prop_map(|(id, at_ns, pid)| Command::Started { id, at_ns, pid }),
         1 => (ids(), at_ns.clone(), 125u8..128).prop_map(|(id, at_ns, code)| Command::StartFailed { id, at_ns, error: "why".into(), code }),
         2 => (ids(), at_ns.clone(), any::<u8>(), any::<bool>()).prop_map(|(id, at_ns, code, oom_killed)| Command::Exited { id, at_ns, exit: Exit { code, oom_killed } }),
+        1 => (ids(), at_ns.clone(), 0u64..4).prop_map(|(id, at_ns, kills)| Command::OutOfMemory { id, at_ns, kills }),
         1 => (ids(), at_ns.clone(), 1i32..16, any::<bool>()).prop_map(|(id, at_ns, signal, stop)| Command::Signalled { id, at_ns, signal, stop }),
         1 => (ids(), at_ns.clone(), names()).prop_map(|(id, at_ns, name)| Command::Rename { id, at_ns, name }),
         2 => (ids(), at_ns.clone()).prop_map(|(id, at_ns)| Command::Remove { id, at_ns }),
@@ -209,6 +210,70 @@ proptest! {
         let _ = encoding::decode::<Command>(&bytes);
         let _ = encoding::decode::<State>(&bytes);
     }
+}
+
+#[test]
+fn each_want_of_memory_is_an_event_once_and_is_known_until_the_next_run() {
+    let mut state = State::default();
+    let owner: Tenant = "owner".parse().unwrap();
+    let image = "sha256:0".to_owned();
+    let add = Command::AddImage {
+        tenant: owner.clone(),
+        at_ns: 0,
+        image: image.clone(),
+        names: vec![],
+        repo_digest: None,
+        action: "load".into(),
+    };
+    let container = Container {
+        id: id(1),
+        tenant: owner,
+        name: "name-1".parse().unwrap(),
+        node: NodeId(1),
+        created_ns: 0,
+        image,
+        image_name: "image".into(),
+        spec: ContainerSpec::default(),
+        status: Status::default(),
+        address: None,
+    };
+    let start = Command::Start {
+        id: id(1),
+        at_ns: 0,
+        by_policy: false,
+    };
+    let out_of_memory = |kills| Command::OutOfMemory {
+        id: id(1),
+        at_ns: 0,
+        kills,
+    };
+    let exited = Command::Exited {
+        id: id(1),
+        at_ns: 0,
+        exit: Exit {
+            code: 0,
+            oom_killed: true,
+        },
+    };
+    let mut ooms = |command: &Command| {
+        let applied = state.apply(command);
+        let killed = state
+            .containers
+            .get(&id(1))
+            .is_some_and(|c| c.status.exit.oom_killed);
+        let events = applied.events.iter().filter(|e| e.action == "oom").count();
+        (events, killed)
+    };
+    for command in [&add, &Command::Create(Box::new(container)), &start] {
+        assert_eq!(ooms(command), (0, false));
+    }
+    assert_eq!(ooms(&out_of_memory(1)), (1, true));
+    assert_eq!(ooms(&out_of_memory(1)), (0, true), "told again");
+    assert_eq!(ooms(&out_of_memory(3)), (1, true));
+    assert_eq!(ooms(&exited), (0, true), "it was all told before");
+    assert_eq!(ooms(&start), (0, false), "the next run has enough so far");
+    assert_eq!(ooms(&exited), (1, true), "nobody had told");
+    assert_eq!(ooms(&out_of_memory(9)), (0, true), "it isn't up");
 }
 
 #[test]

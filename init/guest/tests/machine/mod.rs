@@ -196,6 +196,7 @@ pub struct Follower {
     offset: Option<u64>,
     out: Vec<u8>,
     err: Vec<u8>,
+    pub oom_kills: u64,
     exit: Option<Exit>,
 }
 
@@ -211,6 +212,7 @@ impl Follower {
             offset: None,
             out: Vec::new(),
             err: Vec::new(),
+            oom_kills: 0,
             exit: None,
         })
     }
@@ -235,6 +237,11 @@ impl Follower {
                 self.exit = Some(exit);
                 false
             }
+            Some(Reply::OutOfMemory { kills }) => {
+                assert!(kills > self.oom_kills, "told twice");
+                self.oom_kills = kills;
+                true
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -254,8 +261,9 @@ impl Follower {
 
     pub fn finish(&mut self) -> (String, String, u8) {
         while self.step() {
-            let offset = self.offset.unwrap();
-            let _ = write(&mut self.connection, &Acknowledge { offset });
+            if let Some(offset) = self.offset {
+                let _ = write(&mut self.connection, &Acknowledge { offset });
+            }
         }
         let text = |bytes: &mut Vec<u8>| String::from_utf8(std::mem::take(bytes)).unwrap();
         (

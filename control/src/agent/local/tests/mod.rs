@@ -55,6 +55,7 @@ impl Kernel for Notes {
 #[derive(Debug, PartialEq)]
 enum Report {
     Started,
+    OutOfMemory(u64),
     Exited(Exit),
 }
 
@@ -64,6 +65,9 @@ struct Reports(mpsc::UnboundedSender<Report>);
 impl ExitSink for Reports {
     async fn started(&self, _: &ContainerId, _: u32, _: u64) {
         let _ = self.0.send(Report::Started);
+    }
+    async fn out_of_memory(&self, _: &ContainerId, kills: u64, _: u64) {
+        let _ = self.0.send(Report::OutOfMemory(kills));
     }
     async fn exited(&self, _: &ContainerId, exit: Exit, _: u64) {
         let _ = self.0.send(Report::Exited(exit));
@@ -263,6 +267,29 @@ fn a_monitor_that_dies_is_an_exit_by_sigkill() {
         }
         node.agent.idle().await;
         assert!(!paths(dir.path()).pod(&container.id).exists());
+    });
+}
+
+#[test]
+fn wants_of_memory_are_reported_before_the_exit_and_a_flood_of_them_together() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let mut node = node(dir.path()).await;
+        let container = container(&["hog", "10000"]);
+        node.agent.start(&container, &[]).await.unwrap();
+        let mut told = Vec::new();
+        let end = loop {
+            match node.reports.recv().await {
+                Some(Report::OutOfMemory(kills)) => told.push(kills),
+                Some(Report::Started) => {}
+                end => break end,
+            }
+        };
+        assert_eq!(end, exited(0));
+        assert!(told.is_sorted(), "{told:?}");
+        assert_eq!(told.last(), Some(&10_000), "the last one is told");
+        assert!(told.len() < 1000, "{} commits", told.len());
+        node.agent.idle().await;
     });
 }
 

@@ -28,6 +28,7 @@ pub fn script(dir: &Path) -> PathBuf {
 #[derive(Default)]
 struct Process {
     written: Vec<(bool, Vec<u8>)>,
+    oom_kills: u64,
     exit: Option<u8>,
 }
 
@@ -61,6 +62,9 @@ impl Guest {
                 init_age_ns: 0,
             },
         )?;
+        for kills in 1..=self.main.lock().unwrap().oom_kills {
+            protocol::write(stream, &Reply::OutOfMemory { kills })?;
+        }
         let mut next = from;
         loop {
             let mut main = self.main.lock().unwrap();
@@ -112,6 +116,10 @@ impl Guest {
             }
             "flood" => (0..number()).for_each(|_| self.write(false, &[b'x'; 8192])),
             "wait" => self.write(false, b"ready\n"),
+            "hog" => {
+                self.main.lock().unwrap().oom_kills = args[1].parse().unwrap();
+                self.exit(0);
+            }
             "fail" => self.exit(args[1].parse().unwrap()),
             "cat" | "crash" => {}
             program => {

@@ -109,6 +109,7 @@ pub(super) mod tests {
                 restarts: 0,
                 stopped_by_user: false,
                 ports: Vec::new(),
+                oom_kills: 0,
             },
             address: Some([10, 88, 0, 2].into()),
         }
