@@ -480,6 +480,44 @@ fn a_program_that_takes_too_much_memory_is_killed_and_it_shows() {
 }
 
 #[test]
+fn each_child_that_takes_too_much_memory_is_an_event_and_the_container_lives_on() {
+    let (target, docker) = setup();
+    let busybox = target.busybox();
+    let container = docker.container("oom-child");
+    let hog = "tail /dev/zero; echo ended with $?; ";
+    let script = format!("{hog} exec sleep 100000");
+    let limited = [
+        "run",
+        "-d",
+        "-m",
+        "48m",
+        "--name",
+        &container.name,
+        &busybox,
+    ];
+    docker.ok(&[&limited[..], &["sh", "-c", &script]].concat());
+    container.wait_for_log("ended with 137");
+    let ooms = |count: usize| {
+        eventually(&format!("there are no {count} events"), || {
+            let by = format!("container={}", container.name);
+            let filters = ["events", "--since", "0", "--until", "0s", "--filter", &by];
+            let events = docker.ok(&[&filters[..], &["--filter", "event=oom"]].concat());
+            (events.lines().count() == count).then_some(())
+        });
+        assert_eq!(container.field("/State/OOMKilled"), true);
+        assert_eq!(container.field("/State/Running"), true);
+    };
+    ooms(1);
+    docker
+        .run(&["exec", &container.name, "tail", "/dev/zero"])
+        .exits(137);
+    ooms(2);
+    docker.ok(&["kill", &container.name]);
+    container.wait_for_status("exited");
+    assert_eq!(container.field("/State/OOMKilled"), true);
+}
+
+#[test]
 fn a_client_that_goes_away_leaves_a_working_node() {
     let (target, docker) = setup();
     let busybox = target.busybox();

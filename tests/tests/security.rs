@@ -200,6 +200,63 @@ fn tenants_do_not_see_each_other() {
 }
 
 #[test]
+fn a_containers_root_cannot_open_its_machines_disks() {
+    let target = target::shared();
+    let docker = target.docker();
+    let busybox = target.busybox();
+    // Any disk of the machine; there is one, for the root file system is on it.
+    let make = "IFS=: read major minor < $(ls /sys/block/[vs]d*/dev | head -n 1); mknod /disk b $major $minor && echo made; ";
+    let read = "head -c 1 /disk > /dev/null && echo read; ";
+    let write = "true 2> /dev/null >> /disk && echo written; ";
+    let use_others = "for d in null zero full random urandom tty ptmx; do test -c /dev/$d || echo no $d; done; \
+        head -c 2 /dev/zero | wc -c; head -c 2 /dev/urandom | wc -c; echo x > /dev/null";
+    let container = docker.container("disks");
+    let script = format!("{make}{read}{write}{use_others}; exec sleep 100000");
+    docker.ok(&[
+        "run",
+        "-d",
+        "--name",
+        &container.name,
+        &busybox,
+        "sh",
+        "-c",
+        &script,
+    ]);
+    let log = container.wait_for_log("made\n2\n2\n");
+    assert!(
+        log.contains("/disk: Operation not permitted") && !log.contains("no "),
+        "{log}"
+    );
+    // Nor does a further process, whatever it may do otherwise.
+    for exec in [&["exec"][..], &["exec", "--privileged"]] {
+        let arguments = [exec, &[&container.name, "head", "-c", "1", "/disk"]].concat();
+        docker
+            .run(&arguments)
+            .fails_saying(&["/disk: Operation not permitted"]);
+    }
+    let script = format!("{make}{read}");
+    let privileged = ["run", "--rm", "--privileged", &busybox, "sh", "-c", &script];
+    assert_eq!(docker.ok(&privileged), "made\nread");
+}
+
+#[test]
+fn what_tells_about_the_machine_is_hidden_unless_privileged() {
+    let target = target::shared();
+    let docker = target.docker();
+    let busybox = target.busybox();
+    let script = "head -c 1 /proc/kcore | wc -c; wc -c < /proc/timer_list; ls /sys/firmware | wc -l; \
+        echo 1 2> /dev/null > /proc/sys/kernel/panic || echo refused; echo b 2> /dev/null > /proc/sysrq-trigger || echo refused";
+    let done = docker.ok(&["run", "--rm", &busybox, "sh", "-c", script]);
+    assert_eq!(done, "0\n0\n0\nrefused\nrefused");
+    let script = "echo 10 > /proc/sys/kernel/panic && cat /proc/sys/kernel/panic";
+    if target.is_hearth() {
+        // On dockerd this would be the machine's own.
+        let privileged = ["run", "--rm", "--privileged", &busybox, "sh", "-c", script];
+        assert_eq!(docker.ok(&privileged), "10");
+    }
+}
+
+#[test]
 fn malformed_json_is_a_clear_400() {
     let target = target::shared();
     for body in [

@@ -10,7 +10,9 @@ mod machine;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 
-use hearth_guest_protocol::{Acknowledge, Error, OUTPUT_WINDOW, Reply, Request, read, write};
+use hearth_guest_protocol::{
+    Acknowledge, Error, OUTPUT_WINDOW, Reply, Request, Ulimit, read, write,
+};
 use machine::{Follower, Machine, container, process};
 
 #[test]
@@ -343,4 +345,117 @@ fn a_privileged_container_may_mount_and_has_all_devices() {
         out.starts_with("mounted\n/dev/loop-control\nCapEff:\t000001ff"),
         "{out}{err}"
     );
+}
+
+#[test]
+fn devices_of_the_machine_can_be_made_and_not_opened_unless_privileged() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    // A loop device, as the image and the layer are on here.
+    let script = "mknod /disk b 7 0 && head -c 1 /disk > /dev/null && echo read; \
+        mknod /zero c 1 5 && head -c 3 /zero | wc -c; for d in null zero full random urandom tty ptmx; do test -c /dev/$d || echo $d; done; \
+        head -c 4 /dev/urandom | wc -c; echo x > /dev/null && echo written";
+    let mut spec = container("c1", script);
+    spec.process.capabilities.push("MKNOD".into());
+    let (out, err, _) = machine.run(spec.clone());
+    assert_eq!(out, "3\n4\nwritten\n", "{err}");
+    assert!(err.contains("/disk: Operation not permitted"), "{err}");
+    machine.forget("c1");
+    spec.process.args[2] = "head -c 1 /disk > /dev/null && echo read".into();
+    spec.privileged = true;
+    let (out, err, _) = machine.run(spec);
+    assert_eq!(out, "read\n", "{err}");
+}
+
+#[test]
+fn an_exec_can_open_no_more_devices_than_its_container() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    let mut main = machine
+        .start(container("c1", "echo up; sleep 1000"))
+        .unwrap();
+    main.read_until("up\n");
+    let mut spec = process("e1", "mknod /disk b 7 0 && head -c 1 /disk");
+    spec.capabilities.push("MKNOD".into());
+    let (_, err, code) = machine.exec("c1", spec).unwrap().finish();
+    assert_ne!(code, 0);
+    assert!(err.contains("/disk: Operation not permitted"), "{err}");
+}
+
+#[test]
+fn limits_are_in_force_for_the_main_process_and_for_execs() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    let limit = |name: &str, soft, hard| Ulimit {
+        name: name.into(),
+        soft,
+        hard,
+    };
+    let ulimits = vec![
+        limit("nofile", Some(100), Some(200)),
+        limit("core", Some(0), Some(0)),
+        limit("fsize", None, None),
+    ];
+    let script = "ulimit -Sn; ulimit -Hn; ulimit -c; ulimit -f; cat /proc/self/oom_score_adj";
+    let expected = "100\n200\n0\nunlimited\n300\n";
+    let mut spec = container("c1", &format!("{script}; sleep 1000"));
+    spec.process.ulimits = ulimits.clone();
+    spec.process.oom_score_adj = 300;
+    let mut main = machine.start(spec).unwrap();
+    main.read_until(expected);
+    let mut spec = process("e1", script);
+    spec.ulimits = ulimits;
+    spec.oom_score_adj = 300;
+    spec.user = "web".into();
+    assert_eq!(machine.exec("c1", spec).unwrap().finish().0, expected);
+    let mut spec = process("e2", "true");
+    spec.ulimits = vec![limit("patience", Some(1), Some(1))];
+    let error = machine.exec("c1", spec).map(drop).unwrap_err();
+    assert_eq!(error.to_string(), "invalid ulimit type: patience");
+}
+
+#[test]
+fn a_read_only_root_has_read_only_files_in_etc() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    let script =
+        "for f in hosts hostname resolv.conf; do echo x >> /etc/$f || echo refused; done; hostname";
+    let mut spec = container("c1", script);
+    let (out, err, _) = machine.run(spec.clone());
+    assert_eq!(out, "box\n", "{err}");
+    machine.forget("c1");
+    spec.read_only = true;
+    assert_eq!(machine.run(spec).0, "refused\nrefused\nrefused\nbox\n");
+}
+
+#[test]
+fn paths_are_masked_and_read_only_as_told_and_settings_are_made_before() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    let script = "wc -c < /image-file; ls /etc; echo x > /etc/new || echo refused; wc -c < /proc/interrupts; \
+        cat /proc/sys/kernel/shmmni /proc/sys/net/ipv4/ip_default_ttl; df -k /dev/shm | grep -c ' 32768 '";
+    let mut spec = container("c1", script);
+    spec.masked_paths = ["/image-file", "/etc", "/absent", "/proc/interrupts"]
+        .map(str::to_owned)
+        .to_vec();
+    spec.readonly_paths = vec!["/etc".into(), "/absent".into()];
+    spec.shm_bytes = 32 << 20;
+    spec.sysctls = vec![
+        ("kernel.shmmni".into(), "77".into()),
+        ("net.ipv4.ip_default_ttl".into(), "33".into()),
+    ];
+    let (out, err, _) = machine.run(spec);
+    assert_eq!(out, "0\nrefused\n0\n77\n33\n1\n", "{err}");
+    machine.forget("c1");
+    let mut spec = container("c1", "true");
+    spec.sysctls = vec![("vm.swappiness".into(), "1".into())];
+    assert!(matches!(
+        machine.start(spec).map(drop).unwrap_err(),
+        Error::Invalid(_)
+    ));
 }

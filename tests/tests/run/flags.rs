@@ -156,6 +156,25 @@ fn memory_and_cpus_are_kept_and_the_program_has_them() {
 }
 
 #[test]
+fn as_many_files_can_be_open_as_with_docker() {
+    let (docker, busybox) = setup();
+    let script = "ulimit -Sn; ulimit -Hn";
+    let text = docker.ok(&["run", "--rm", &busybox, "sh", "-c", script]);
+    assert_eq!(text, "1048576\n1048576");
+}
+
+#[test]
+fn a_read_only_container_has_read_only_files_in_etc() {
+    let (docker, busybox) = setup();
+    let script = "for f in hosts hostname resolv.conf; do echo x 2> /dev/null >> /etc/$f || echo refused; done; grep -c localhost /etc/hosts";
+    let command = [&busybox, "sh", "-c", script];
+    let text = docker.ok(&[&["run", "--rm"], &command[..]].concat());
+    assert_eq!(text, "2");
+    let text = docker.ok(&[&["run", "--rm", "--read-only"], &command[..]].concat());
+    assert_eq!(text, "refused\nrefused\nrefused\n2");
+}
+
+#[test]
 fn labels_are_kept() {
     let (docker, busybox) = setup();
     let container = detached(

@@ -6,6 +6,7 @@ mod flags;
 mod lifecycle;
 mod listing;
 mod logs;
+mod programs;
 mod streams;
 mod terminal;
 

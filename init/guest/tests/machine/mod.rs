@@ -18,9 +18,9 @@ use rustix::mount::{
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 const BUSYBOX: &str = "/bin/busybox";
-const APPLETS: [&str; 19] = [
+const APPLETS: [&str; 24] = [
     "sh", "id", "cat", "hostname", "ls", "echo", "sleep", "true", "rm", "grep", "stat", "wc",
-    "mount", "touch", "tty", "stty", "seq", "tr", "env",
+    "mount", "touch", "tty", "stty", "seq", "tr", "env", "mknod", "head", "df", "kill", "ps",
 ];
 
 pub struct Machine {
