@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::{paths, process};
 
 /// Part of the cache's key: change it when the making below changes.
-const RECIPE: &str = "2";
+const RECIPE: &str = "3";
 
 /// btrfs refuses less than 109 MiB, and grows once it is mounted.
 const DATA_BYTES: u64 = 256 << 20;
@@ -31,11 +31,14 @@ const WRITABLE_OPTIONS: &[&str] = &[
     "-Jsize=8,location=0",
     // One inode per 64 KiB: a million files, and tables of 256 MiB that stay holes in the sparse file.
     "-i65536",
-    // All bitmaps and tables at the front, and no copies of the super block farther on: the used part of the file is short.
+    // All bitmaps and tables at the front: but for some copies of the super block, the used part of the file is short.
     "-G512",
-    "-Osparse_super2,^resize_inode",
+    // A guest grows it while it is mounted: with meta_bg the kernel does so to any size, without blocks kept back for that. It refuses
+    // to with sparse_super2.
+    "-b4096",
+    "-Ometa_bg,^resize_inode",
     // The file's holes read as zeros, so that tables and journal count as cleared: no thread zeroes them in the guest later.
-    "-Enum_backup_sb=0,discard,lazy_itable_init=1,lazy_journal_init=1",
+    "-Ediscard,lazy_itable_init=1,lazy_journal_init=1",
     // Nothing is kept back for root: the container's root is who fills it.
     "-m0",
     "-Lwritable",

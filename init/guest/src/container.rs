@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::cgroup::Cgroup;
-use super::{pty, system};
+use super::{grow, pty, system};
 
 /// Longest name of a container or a device.
 const NAME_MAX: usize = 128;
@@ -120,6 +120,7 @@ fn mount_root(places: &Places, spec: &protocol::Container, dir: &Path) -> Result
         "mounting the writable layer from {}",
         device.display()
     )))?;
+    grow::fill_device(&device, &writable).map_err(system("growing the writable layer"))?;
     let [upper, work] = ["upper", "work"].map(|name| writable.join(name));
     prepare_layer(&image, &upper, &work).map_err(system("preparing the writable layer"))?;
     // Ids are alphanumeric, so nothing in these paths is special to overlayfs.

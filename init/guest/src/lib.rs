@@ -19,6 +19,7 @@ mod child;
 mod container;
 mod device_policy;
 mod follow;
+mod grow;
 mod input;
 mod launch;
 mod lookup;
