@@ -126,7 +126,8 @@ pub trait Agent: Send + Sync {
         container: &Container,
         ports: &[PortBinding],
     ) -> Result<StartTimes, AgentError>;
-    /// Send a Linux signal to the main process. SIGKILL ends the VM even where the guest doesn't answer.
+    /// Send a Linux signal to the main process. SIGKILL ends the VM even where the guest doesn't answer. Of a
+    /// container that is being started: waits until the process runs, and is an error where it doesn't come to that.
     async fn signal(&self, id: &ContainerId, signal: i32) -> Result<(), AgentError>;
     /// Set the size of the main process's terminal.
     async fn resize(&self, id: &ContainerId, rows: u16, columns: u16) -> Result<(), AgentError>;

@@ -38,6 +38,8 @@ pub struct Entry {
 #[derive(Default, Clone)]
 struct Slot {
     run: Option<Arc<Run>>,
+    /// One is about to begin.
+    starting: bool,
     /// Runs that are over, those that never came to be included.
     ended: u64,
 }
@@ -115,6 +117,15 @@ pub async fn open_input(
     Ok(conversation)
 }
 
+/// While it lives, a run is about to begin.
+pub struct Starting(Arc<Entry>);
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        self.0.slot.send_modify(|slot| slot.starting = false);
+    }
+}
+
 impl Entry {
     /// Of a container that this process has not dealt with yet.
     pub fn new(id: ContainerId, log: Log) -> Self {
@@ -130,6 +141,19 @@ impl Entry {
     /// The run that is on.
     pub fn current(&self) -> Option<Arc<Run>> {
         self.slot.borrow().run.clone()
+    }
+
+    /// A run is about to begin.
+    pub fn begin_start(self: &Arc<Self>) -> Starting {
+        self.slot.send_modify(|slot| slot.starting = true);
+        Starting(Arc::clone(self))
+    }
+
+    /// The run that is on, or that is about to begin once it has.
+    pub async fn current_or_next(&self) -> Option<Arc<Run>> {
+        let mut slots = self.slot.subscribe();
+        let settled = |slot: &Slot| slot.run.is_some() || !slot.starting;
+        slots.wait_for(settled).await.ok()?.run.clone()
     }
 
     /// A run is on.

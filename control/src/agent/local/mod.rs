@@ -186,6 +186,14 @@ impl Local {
             .ok_or_else(|| AgentError::NotRunning(id.clone()))
     }
 
+    /// As [`Self::running`], and where the container is only about to run: once it does.
+    async fn running_soon(&self, id: &ContainerId) -> Result<Arc<Run>, AgentError> {
+        let entry = self.entries().get(id).cloned();
+        let entry = entry.ok_or_else(|| AgentError::NotRunning(id.clone()))?;
+        let run = entry.current_or_next().await;
+        run.ok_or_else(|| AgentError::NotRunning(id.clone()))
+    }
+
     /// The ports of a run lead to it from now on.
     fn publish(&self, run: &Run) {
         let claim = Claim {
@@ -254,7 +262,7 @@ impl Agent for LocalAgent {
     }
 
     async fn signal(&self, id: &ContainerId, signal: i32) -> Result<(), AgentError> {
-        let run = self.local.running(id)?;
+        let run = self.local.running_soon(id).await?;
         if signal == SIGKILL {
             run.hurry.cancel();
         }
@@ -288,7 +296,7 @@ impl Agent for LocalAgent {
     }
 
     async fn resize(&self, id: &ContainerId, rows: u16, columns: u16) -> Result<(), AgentError> {
-        let run = self.local.running(id)?;
+        let run = self.local.running_soon(id).await?;
         let request = Request::Resize {
             process: id.to_string(),
             rows,

@@ -32,6 +32,8 @@ pub async fn start(
     ports: &[PortBinding],
 ) -> Result<StartTimes, AgentError> {
     let entry = local.entry(&container.id);
+    // Signals that come from here on reach the process once it runs.
+    let starting = entry.begin_start();
     // The last run's microVM may still be powering off.
     let busy = Arc::clone(&entry.busy).lock_owned().await;
     local.execs.forget(&container.id);
@@ -51,6 +53,7 @@ pub async fn start(
     }
     local.publish(&run);
     entry.begin_run(&run);
+    drop(starting);
     let (announce, announced) = oneshot::channel();
     tokio::spawn(pump::follow(
         Arc::clone(local),

@@ -294,6 +294,36 @@ fn wants_of_memory_are_reported_before_the_exit_and_a_flood_of_them_together() {
 }
 
 #[test]
+fn a_signal_during_the_boot_reaches_the_process_once_it_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let mut node = node(dir.path()).await;
+        let may_run = dir.path().join("may-run");
+        let container = container(&["slow", may_run.to_str().unwrap()]);
+        let id = &container.id;
+        let mut signalling = Box::pin(node.agent.signal(id, 15));
+        let mut starting = Box::pin(node.agent.start(&container, &[]));
+        // It begins first, and waits for its microVM; then the signal waits for it.
+        assert!(futures_util::poll!(&mut starting).is_pending());
+        assert!(futures_util::poll!(&mut signalling).is_pending());
+        std::fs::write(may_run, "").unwrap();
+        let (started, signalled) = tokio::join!(starting, signalling);
+        started.unwrap();
+        signalled.unwrap();
+        assert_eq!(node.reports.recv().await, Some(Report::Started));
+        assert_eq!(node.reports.recv().await, exited(143));
+        // One that never runs is told so.
+        let container = self::container(&["no-such-program"]);
+        let mut starting = Box::pin(node.agent.start(&container, &[]));
+        let mut signalling = Box::pin(node.agent.signal(id, 15));
+        assert!(futures_util::poll!(&mut starting).is_pending());
+        let (started, signalled) = tokio::join!(starting, &mut signalling);
+        started.unwrap_err();
+        assert!(matches!(signalled, Err(AgentError::NotRunning(_))));
+    });
+}
+
+#[test]
 fn stdin_sent_before_the_start_arrives_and_its_end_ends_the_process() {
     let dir = tempfile::tempdir().unwrap();
     runtime().block_on(async {

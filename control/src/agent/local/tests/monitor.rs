@@ -138,6 +138,14 @@ impl Guest {
         stream.read_exact(&mut port)?;
         assert_eq!(u32::from_le_bytes(port), protocol::AGENT_PORT);
         let reply = match protocol::read::<Request>(&mut stream)? {
+            Some(Request::Start(start)) if start.container.process.args[0] == "slow" => {
+                // Boots until it is let: a file of that name.
+                while !Path::new(&start.container.process.args[1]).exists() {
+                    std::thread::yield_now();
+                }
+                self.write(false, b"ready\n");
+                return self.follow(&mut stream, 0);
+            }
             Some(Request::Start(start)) => match self.start(&start.container.process.args) {
                 Ok(()) if start.container.process.args[0] == "crash" => {
                     protocol::write(
