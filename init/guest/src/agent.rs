@@ -139,6 +139,7 @@ impl Agent {
             masked_paths: spec.masked_paths,
             readonly_paths: spec.readonly_paths,
             sysctls: spec.sysctls,
+            init: spec.init,
         };
         let place = Place::New(Box::new(furnishing));
         match self.launch(&container, None, place, spec.privileged, spec.process) {

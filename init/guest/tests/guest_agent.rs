@@ -170,13 +170,19 @@ fn stdin_reaches_the_process_and_its_end_too() {
 
 #[test]
 fn a_terminal_is_one_and_can_be_resized() {
-    let Some(machine) = Machine::new() else {
-        return;
-    };
+    for init in [false, true] {
+        if let Some(machine) = Machine::new() {
+            check_terminal(&machine, init);
+        }
+    }
+}
+
+fn check_terminal(machine: &Machine, init: bool) {
     let mut spec = container(
         "c1",
         "tty; stty size; trap 'stty size; exit 3' WINCH; echo ready; while :; do read x; done",
     );
+    spec.init = init;
     spec.process.tty = true;
     spec.process.stdin = true;
     spec.process.size = Some((24, 80));
@@ -457,5 +463,49 @@ fn paths_are_masked_and_read_only_as_told_and_settings_are_made_before() {
     assert!(matches!(
         machine.start(spec).map(drop).unwrap_err(),
         Error::Invalid(_)
+    ));
+}
+
+#[test]
+fn with_an_init_the_program_ends_as_it_would_alone() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    let with_init = |script: &str| {
+        let mut spec = container("c1", script);
+        spec.init = true;
+        spec
+    };
+    // What is orphaned is gone although the program never waits for it.
+    let orphan = "pid=$( (true & echo $!) ); while test -d /proc/$pid; do :; done; echo reaped; ";
+    let script = format!("test $$ != 1 && echo not 1; {orphan} exit 42");
+    let (out, err, code) = machine.run(with_init(&script));
+    assert_eq!((out.as_str(), code), ("not 1\nreaped\n", 42), "{err}");
+    machine.forget("c1");
+    assert_eq!(machine.run(with_init("kill -9 $$")).2, 137);
+    machine.forget("c1");
+    // Process 1 would be immune to a signal that it doesn't handle.
+    let mut main = machine
+        .start(with_init("echo up; exec sleep 1000"))
+        .unwrap();
+    main.read_until("up\n");
+    let term = Request::Signal {
+        process: "c1".into(),
+        signal: 15,
+    };
+    assert_eq!(machine.ask(&term), Reply::Done);
+    assert_eq!(main.finish().2, 143);
+    machine.forget("c1");
+    let mut spec = with_init("");
+    spec.process.args = vec!["absent".into()];
+    assert!(matches!(
+        machine.start(spec).map(drop).unwrap_err(),
+        Error::NotFound { .. }
+    ));
+    let mut spec = with_init("");
+    spec.process.args = vec!["/garbage".into()];
+    assert!(matches!(
+        machine.start(spec).map(drop).unwrap_err(),
+        Error::NotExecutable { .. }
     ));
 }

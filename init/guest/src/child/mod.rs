@@ -6,6 +6,7 @@
 
 mod devices;
 mod identity;
+mod init;
 mod limits;
 mod root;
 mod stdio;
@@ -80,6 +81,8 @@ pub struct Furnishing {
     pub readonly_paths: Vec<String>,
     /// Kernel settings.
     pub sysctls: Vec<(String, String)>,
+    /// This process stays process 1, and the program is its child.
+    pub init: bool,
 }
 
 /// What the agent is told.
@@ -100,12 +103,11 @@ pub fn main(spec: Option<OsString>) -> i32 {
         return FAILED;
     };
     // SAFETY: the agent left this descriptor open for us, and nothing else here owns it.
-    let mut report = File::from(unsafe { OwnedFd::from_raw_fd(spec.report) });
+    let report = File::from(unsafe { OwnedFd::from_raw_fd(spec.report) });
     if fcntl_setfd(&report, FdFlags::CLOEXEC).is_err() {
         return FAILED;
     }
-    let error = run(spec, &mut report);
-    let _ = protocol::write(&mut report, &Report::Failed(error));
+    run(spec, report);
     FAILED
 }
 
@@ -115,16 +117,28 @@ fn read_spec(fd: RawFd) -> Option<Spec> {
     protocol::read(&mut file).ok().flatten()
 }
 
-/// Everything up to execve; what it returns is why that was not reached or failed.
-fn run(spec: Spec, report: &mut File) -> Error {
-    match prepare(spec) {
-        Err(error) => error,
-        Ok(program) => {
-            // Should the agent not hear it, it is gone, and so is the machine.
-            let _ = protocol::write(report, &Report::Ready);
-            program.execute()
+/// Everything up to execve. Returns once the agent has been told why that was not reached or failed.
+fn run(spec: Spec, mut report: File) {
+    let init = matches!(&spec.place, Place::New(furnishing) if furnishing.init);
+    let executed = prepare(spec).and_then(|program| {
+        // Should the agent not hear it, it is gone, and so is the machine.
+        let _ = protocol::write(&mut report, &Report::Ready);
+        if init {
+            Ok((program, init::split()?))
+        } else {
+            Ok((program, init::Role::Program))
         }
-    }
+    });
+    let error = match executed {
+        Err(error) => error,
+        Ok((program, init::Role::Program)) => program.execute(),
+        Ok((_, init::Role::Init(process_1))) => {
+            // The agent takes the end of the report for the beginning of the program.
+            drop(report);
+            process_1.run()
+        }
+    };
+    let _ = protocol::write(&mut report, &Report::Failed(error));
 }
 
 fn prepare(spec: Spec) -> Result<Program, Error> {
