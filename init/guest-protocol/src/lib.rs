@@ -16,7 +16,7 @@
 //! nothing. `Exited` is sent after the last byte. A process that has exited stays known until `Forget`.
 //!
 //! A frame is a little-endian `u32` length and as many bytes of [postcard](https://postcard.jamesmunns.com/wire-format)
-//! (at most [`MAX_FRAME`]). Host and guest come out of one image, so the format has no version of its own.
+//! (at most [`Message::MAX_FRAME`]). Host and guest come out of one image, so the format has no version of its own.
 
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
@@ -27,13 +27,16 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 pub const AGENT_PORT: u32 = 1024;
 /// vsock port of the host (CID 2) that guest init connects to once, when it listens. The connection is refused.
 pub const KNOCK_PORT: u32 = 1024;
-/// Largest frame body, bytes: room for a command line and environment of Linux's own maximum for ordinary stacks (2 MiB).
-pub const MAX_FRAME: usize = 4 << 20;
 /// Output bytes a process may be ahead of the host's acknowledgement: four pipes' worth, so that a host pausing for a
 /// restart rarely blocks a process, and a thousand silent processes cost nothing.
 pub const OUTPUT_WINDOW: usize = 256 << 10;
 /// Largest `data` of one [`Output`], bytes.
 pub const OUTPUT_CHUNK: usize = 32 << 10;
+/// Most rows of [`Reply::Processes`]; what exceeds them is left out. With [`COMMANDS_MAX`] a full answer fits into a frame: a row without its
+/// command takes less than 64 bytes.
+pub const PROCESSES_MAX: usize = 8192;
+/// Most bytes of all command lines in [`Reply::Processes`] together.
+pub const COMMANDS_MAX: usize = 512 << 10;
 
 /// Names a process in the guest: the container's id for its main process, the exec's id for others (64 hexadecimal digits).
 pub type ProcessId = String;
@@ -337,54 +340,84 @@ pub enum Error {
     Invalid(String),
 }
 
+/// What may stand in a frame.
+pub trait Message: Serialize + DeserializeOwned {
+    /// Largest frame body, bytes. Whoever reads takes no more of what the other side claims to send.
+    const MAX_FRAME: usize;
+}
+
+impl Message for Request {
+    /// Room for a command line and environment of Linux's own maximum for ordinary stacks (2 MiB).
+    const MAX_FRAME: usize = 4 << 20;
+}
+
+impl Message for Acknowledge {
+    /// A number.
+    const MAX_FRAME: usize = 16;
+}
+
+impl Message for Reply {
+    /// Room for all processes of a container; an [`Output`] takes far less. Guests belong to strangers: in memory a list of tiny rows is about
+    /// twelve times what it is in the frame.
+    const MAX_FRAME: usize = 1 << 20;
+}
+
 /// Why a frame could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
     /// The connection failed.
     #[error("connection: {0}")]
     Io(#[from] io::Error),
-    /// The other side sent a frame larger than [`MAX_FRAME`].
-    #[error("a frame of {0} bytes; the limit is {MAX_FRAME}")]
-    TooLarge(usize),
+    /// A frame larger than [`Message::MAX_FRAME`].
+    #[error("a frame of {length} bytes; the limit is {limit}")]
+    TooLarge {
+        /// Bytes that it has, or is said to have.
+        length: usize,
+        /// Bytes that it may have.
+        limit: usize,
+    },
     /// The bytes are no such message.
     #[error("malformed frame: {0}")]
     Malformed(#[from] postcard::Error),
 }
 
 /// A message as the bytes of one frame, length included.
-pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
+pub fn encode<T: Message>(message: &T) -> Result<Vec<u8>, FrameError> {
     let mut frame = postcard::to_extend(message, vec![0; 4])?;
     let length = frame.len() - 4;
     let header = u32::try_from(length)
         .ok()
-        .filter(|_| length <= MAX_FRAME)
-        .ok_or(FrameError::TooLarge(length))?;
+        .filter(|_| length <= T::MAX_FRAME)
+        .ok_or(FrameError::TooLarge {
+            length,
+            limit: T::MAX_FRAME,
+        })?;
     frame[..4].copy_from_slice(&header.to_le_bytes());
     Ok(frame)
 }
 
-/// The length in a frame's four header bytes, checked against [`MAX_FRAME`].
-pub fn body_length(header: [u8; 4]) -> Result<usize, FrameError> {
-    let length = u32::from_le_bytes(header) as usize;
-    if length > MAX_FRAME {
-        Err(FrameError::TooLarge(length))
+/// The length in a frame's four header bytes, checked against the message's limit.
+pub fn body_length<T: Message>(header: [u8; 4]) -> Result<usize, FrameError> {
+    let (length, limit) = (u32::from_le_bytes(header) as usize, T::MAX_FRAME);
+    if length > limit {
+        Err(FrameError::TooLarge { length, limit })
     } else {
         Ok(length)
     }
 }
 
 /// The message in a frame's body.
-pub fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, FrameError> {
+pub fn decode<T: Message>(body: &[u8]) -> Result<T, FrameError> {
     Ok(postcard::from_bytes(body)?)
 }
 
 /// Writes one frame.
-pub fn write<T: Serialize>(to: &mut impl Write, message: &T) -> Result<(), FrameError> {
+pub fn write<T: Message>(to: &mut impl Write, message: &T) -> Result<(), FrameError> {
     Ok(to.write_all(&encode(message)?)?)
 }
 
 /// Reads one frame; `None` where the connection ended between frames.
-pub fn read<T: DeserializeOwned>(from: &mut impl Read) -> Result<Option<T>, FrameError> {
+pub fn read<T: Message>(from: &mut impl Read) -> Result<Option<T>, FrameError> {
     let mut header = [0; 4];
     let mut filled = 0;
     while filled < header.len() {
@@ -396,7 +429,7 @@ pub fn read<T: DeserializeOwned>(from: &mut impl Read) -> Result<Option<T>, Fram
             Err(e) => return Err(e.into()),
         }
     }
-    let length = body_length(header)?;
+    let length = body_length::<T>(header)?;
     // The buffer grows with what really arrives, not with what the header claims.
     let mut body = Vec::new();
     from.take(length as u64).read_to_end(&mut body)?;
@@ -435,11 +468,45 @@ mod tests {
     }
 
     #[test]
-    fn a_huge_length_is_refused_before_anything_is_read() {
-        let bytes = u32::MAX.to_le_bytes();
-        assert!(matches!(
-            read::<Request>(&mut &bytes[..]),
-            Err(FrameError::TooLarge(_))
-        ));
+    fn a_length_beyond_the_messages_limit_is_refused_before_anything_is_read() {
+        fn refuses<T: Message>() -> bool {
+            let over = |length: usize| {
+                let bytes = u32::try_from(length).unwrap().to_le_bytes();
+                matches!(body_length::<T>(bytes), Err(FrameError::TooLarge { .. }))
+            };
+            over(u32::MAX as usize) && over(T::MAX_FRAME + 1) && !over(T::MAX_FRAME)
+        }
+        assert!(refuses::<Request>() && refuses::<Reply>() && refuses::<Acknowledge>());
+    }
+
+    #[test]
+    fn the_largest_of_everything_fits_into_its_frame() {
+        let output = Output {
+            offset: u64::MAX,
+            stderr: true,
+            data: vec![0; OUTPUT_CHUNK],
+        };
+        let process = ProcessInfo {
+            uid: u32::MAX,
+            pid: u32::MAX,
+            ppid: u32::MAX,
+            started_ns: u64::MAX,
+            cpu_ns: u64::MAX,
+            tty: "pts/1048575".into(),
+            command: "x".repeat(COMMANDS_MAX / PROCESSES_MAX),
+        };
+        for reply in [
+            Reply::Output(output),
+            Reply::Processes(vec![process; PROCESSES_MAX]),
+        ] {
+            encode(&reply).unwrap();
+        }
+        encode(&Acknowledge { offset: u64::MAX }).unwrap();
+    }
+
+    #[test]
+    fn what_is_too_large_is_not_sent() {
+        let error = Reply::Error(Error::Invalid("x".repeat(Reply::MAX_FRAME)));
+        assert!(matches!(encode(&error), Err(FrameError::TooLarge { .. })));
     }
 }

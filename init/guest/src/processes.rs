@@ -1,9 +1,10 @@
 //! The processes of a container, for `top`.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 
-use hearth_guest_protocol::ProcessInfo;
+use hearth_guest_protocol::{COMMANDS_MAX, PROCESSES_MAX, ProcessInfo};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::cgroup::Cgroup;
@@ -11,25 +12,35 @@ use super::cgroup::Cgroup;
 /// `USER_HZ`: the unit of times in /proc, on every architecture of ours.
 const TICKS_PER_SECOND: u64 = 100;
 const NANOSECONDS: u64 = 1_000_000_000;
-/// Bytes of a command line that are reported; `top` is for people.
+/// Bytes of a command line that are reported at most; `top` is for people.
 const COMMAND_MAX: usize = 4096;
 
-/// All processes of the group. One that ends meanwhile is left out.
+/// The processes of the group, as many as fit into an answer; with many of them command lines are cut shorter. One that ends meanwhile is
+/// left out.
 pub fn list(cgroup: &Cgroup) -> Vec<ProcessInfo> {
     let booted_ns = booted_ns();
-    cgroup
-        .processes()
-        .into_iter()
-        .filter_map(|pid| describe(pid, booted_ns))
+    let mut pids = cgroup.processes();
+    pids.truncate(PROCESSES_MAX);
+    let command_max = COMMAND_MAX.min(COMMANDS_MAX / pids.len().max(1));
+    pids.into_iter()
+        .filter_map(|pid| describe(pid, booted_ns, command_max))
         .collect()
 }
 
-fn describe(pid: u32, booted_ns: u64) -> Option<ProcessInfo> {
+fn describe(pid: u32, booted_ns: u64, command_max: usize) -> Option<ProcessInfo> {
     let directory = format!("/proc/{pid}");
     let uid = fs::metadata(&directory).ok()?.uid();
     let stat = fs::read_to_string(format!("{directory}/stat")).ok()?;
-    let command = fs::read(format!("{directory}/cmdline")).ok()?;
-    parse(pid, uid, &stat, &command, booted_ns)
+    let mut command = Vec::new();
+    // A process's arguments may be megabytes.
+    fs::File::open(format!("{directory}/cmdline"))
+        .and_then(|file| file.take(command_max as u64).read_to_end(&mut command))
+        .ok()?;
+    let mut info = parse(pid, uid, &stat, &command, booted_ns)?;
+    // What is no UTF-8 has become longer.
+    info.command
+        .truncate(info.command.floor_char_boundary(command_max));
+    Some(info)
 }
 
 /// proc_pid_stat(5).
@@ -39,20 +50,19 @@ fn parse(pid: u32, uid: u32, stat: &str, command: &[u8], booted_ns: u64) -> Opti
     let fields: Vec<&str> = tail.split_ascii_whitespace().collect();
     // Numbered from 1 in the manual; `tail` begins with number 3.
     let field = |number: usize| fields.get(number - 3)?.parse::<i64>().ok();
-    let ticks_to_ns = |ticks: i64| ticks.max(0) as u64 * (NANOSECONDS / TICKS_PER_SECOND);
+    let ticks_to_ns =
+        |ticks: i64| (ticks.max(0) as u64).saturating_mul(NANOSECONDS / TICKS_PER_SECOND);
     let command = if command.is_empty() {
         format!("[{}]", head.split_once('(').map_or("", |(_, name)| name))
     } else {
-        let words = command[..command.len().min(COMMAND_MAX)]
-            .strip_suffix(&[0])
-            .unwrap_or(command);
+        let words = command.strip_suffix(&[0]).unwrap_or(command);
         String::from_utf8_lossy(words).replace('\0', " ")
     };
     Some(ProcessInfo {
         uid,
         pid,
         ppid: u32::try_from(field(4)?).ok()?,
-        started_ns: booted_ns + ticks_to_ns(field(22)?),
+        started_ns: booted_ns.saturating_add(ticks_to_ns(field(22)?)),
         cpu_ns: ticks_to_ns(field(14)?.saturating_add(field(15)?)),
         tty: terminal(field(7)?),
         command,

@@ -509,3 +509,22 @@ fn with_an_init_the_program_ends_as_it_would_alone() {
         Error::NotExecutable { .. }
     ));
 }
+
+#[test]
+fn many_processes_with_long_command_lines_fit_into_an_answer() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    // 100 command lines of 100 KB.
+    let script = "x=$(seq 20000); for i in $(seq 100); do sh -c 'sleep 1000; :' x \"$x\" & done; echo up; wait";
+    let mut main = machine.start(container("c1", script)).unwrap();
+    main.read_until("up\n");
+    let Reply::Processes(rows) = machine.ask(&Request::Processes {
+        container: "c1".into(),
+    }) else {
+        panic!("no rows")
+    };
+    assert!(rows.len() >= 100, "{} rows", rows.len());
+    let longest = rows.iter().map(|row| row.command.len()).max();
+    assert_eq!(longest, Some(4096));
+}

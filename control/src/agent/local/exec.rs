@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::entry::{INPUT_QUEUE, OUTPUT_QUEUE, Run, open_input};
 use super::guest::{Conversation, Guest, GuestError};
-use super::{plan, start_error};
+use super::{plan, pump, start_error};
 use crate::agent::{AgentError, Attached, ExecId, ExecSpec, ExecStatus, OutputChunk, Stream};
 use crate::state::ContainerId;
 
@@ -163,28 +163,27 @@ impl Execs {
 
 /// Carries output to the client, or nowhere once it has gone; returns the exit code.
 async fn deliver(mut conversation: Conversation, to: &mpsc::Sender<OutputChunk>) -> u8 {
-    let mut acknowledged = 0;
+    let (mut taken, mut acknowledged) = (0, 0);
     loop {
         match conversation.next().await {
             Ok(Some(Reply::Output(output))) => {
-                let end = output.offset + output.data.len() as u64;
+                let Some((offset, data)) = pump::unknown(taken, output.offset, output.data.into())
+                else {
+                    continue;
+                };
+                taken = offset + data.len() as u64;
                 let stream = if output.stderr {
                     Stream::Stderr
                 } else {
                     Stream::Stdout
                 };
                 // Gone: the process goes on without, as with docker.
-                let _ = to
-                    .send(OutputChunk {
-                        stream,
-                        data: output.data.into(),
-                    })
-                    .await;
-                if end - acknowledged >= ACKNOWLEDGE_BYTES {
-                    if conversation.acknowledge(end).await.is_err() {
+                let _ = to.send(OutputChunk { stream, data }).await;
+                if taken - acknowledged >= ACKNOWLEDGE_BYTES {
+                    if conversation.acknowledge(taken).await.is_err() {
                         return KILLED;
                     }
-                    acknowledged = end;
+                    acknowledged = taken;
                 }
             }
             Ok(Some(Reply::Exited(exit))) => return exit.code,

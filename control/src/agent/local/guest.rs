@@ -77,9 +77,24 @@ impl Conversation {
         }
         let mut header = [0; 4];
         self.reader.read_exact(&mut header).await?;
-        let mut body = vec![0; protocol::body_length(header)?];
-        self.reader.read_exact(&mut body).await?;
-        Ok(Some(protocol::decode(&body)?))
+        let length = protocol::body_length::<Reply>(header)?;
+        // Grows with what really arrives: a guest may claim anything.
+        let mut body = Vec::new();
+        (&mut self.reader)
+            .take(length as u64)
+            .read_to_end(&mut body)
+            .await?;
+        if body.len() < length {
+            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+        }
+        match protocol::decode(&body)? {
+            // Queues count pieces of output: none is larger than agreed.
+            Reply::Output(output) if output.data.len() > protocol::OUTPUT_CHUNK => {
+                let (length, limit) = (output.data.len(), protocol::OUTPUT_CHUNK);
+                Err(FrameError::TooLarge { length, limit })
+            }
+            reply => Ok(Some(reply)),
+        }
     }
 
     /// The next reply, which has to come, and to be no refusal.
@@ -107,5 +122,63 @@ impl Conversation {
     /// The end of stdin.
     pub async fn finish(&mut self) -> Result<(), GuestError> {
         Ok(self.writer.shutdown().await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use protocol::Output;
+
+    use super::*;
+
+    /// What the host makes of what a guest sends before it closes the connection.
+    fn hear(sent: Vec<u8>) -> Result<Option<Reply>, FrameError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            let (reader, writer) = ours.into_split();
+            let mut conversation = Conversation {
+                reader: BufReader::with_capacity(READ_BUFFER, reader),
+                writer,
+            };
+            tokio::spawn(async move { theirs.write_all(&sent).await });
+            conversation.next().await
+        })
+    }
+
+    #[test]
+    fn pieces_of_output_are_as_large_as_agreed_and_no_larger() {
+        let output = |length| {
+            Reply::Output(Output {
+                offset: 0,
+                stderr: false,
+                data: vec![0; length],
+            })
+        };
+        let full = output(protocol::OUTPUT_CHUNK);
+        assert_eq!(hear(protocol::encode(&full).unwrap()).unwrap(), Some(full));
+        let more = output(protocol::OUTPUT_CHUNK + 1);
+        assert!(matches!(
+            hear(protocol::encode(&more).unwrap()),
+            Err(FrameError::TooLarge { .. })
+        ));
+    }
+
+    #[test]
+    fn a_frame_that_is_claimed_and_not_sent_is_an_error() {
+        let claim = (1u32 << 20).to_le_bytes().to_vec();
+        assert!(matches!(hear(claim), Err(FrameError::Io(_))));
+        assert!(hear(Vec::new()).unwrap().is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_of_a_guest_are_a_reply_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = hear(bytes);
+        }
     }
 }

@@ -47,6 +47,9 @@ use crate::state::{Container, ContainerId, PortBinding};
 const GUEST_PATIENCE: Duration = Duration::from_secs(10);
 const SIGKILL: i32 = 9;
 
+/// Bytes of a guest's reason for a failed start that are kept in the state: a few lines. Guests are strangers'.
+const MESSAGE_MAX: usize = 4 << 10;
+
 /// What an agent is made with.
 pub struct LocalConfig {
     /// Where things are.
@@ -419,10 +422,9 @@ fn start_error(error: GuestError) -> AgentError {
         GuestError::Refused(Refusal::NotExecutable { .. }) => 126,
         _ => 125,
     };
-    AgentError::Start {
-        message: error.to_string(),
-        code,
-    }
+    let mut message = error.to_string();
+    message.truncate(message.floor_char_boundary(MESSAGE_MAX));
+    AgentError::Start { message, code }
 }
 
 fn failed(doing: &str, reason: impl ToString) -> AgentError {

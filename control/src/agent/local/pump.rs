@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hearth_guest_protocol::{Error as Refusal, Output, Reply, Request};
 use tokio::sync::{OwnedMutexGuard, oneshot, watch};
 
@@ -117,6 +118,15 @@ async fn shut_down(run: &Run) {
     run.monitor.gone.cancelled().await;
 }
 
+/// What lies behind the `known` bytes, and its offset. None: all of it is here already, should a guest repeat itself, or there can't be so
+/// many bytes.
+pub fn unknown(known: u64, offset: u64, data: Bytes) -> Option<(u64, Bytes)> {
+    let end = offset.checked_add(data.len() as u64)?;
+    let first = known.max(offset);
+    // At most the data's length.
+    (first < end).then(|| (first, data.slice((first - offset) as usize..)))
+}
+
 struct Pump<'a> {
     entry: &'a Entry,
     run: &'a Run,
@@ -199,14 +209,9 @@ impl Pump<'_> {
     }
 
     async fn output(&mut self, output: Output) {
-        // What is here already is passed over, should a guest repeat itself.
-        let known =
-            usize::try_from(self.offset.saturating_sub(output.offset)).unwrap_or(usize::MAX);
-        if known >= output.data.len() {
+        let Some((offset, data)) = unknown(self.offset, output.offset, output.data.into()) else {
             return;
-        }
-        let offset = output.offset + known as u64;
-        let data = bytes::Bytes::from(output.data).slice(known..);
+        };
         self.offset = offset + data.len() as u64;
         self.run.taken.store(self.offset, Ordering::Relaxed);
         let stream = if output.stderr {
@@ -226,6 +231,33 @@ impl Pump<'_> {
             && !std::mem::replace(&mut self.log_failed, true)
         {
             tracing::error!(container = self.entry.id.short(), %error, "output is lost to the log");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn offsets() -> impl Strategy<Value = u64> {
+        prop_oneof![0u64..300, u64::MAX - 300..=u64::MAX]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_guest_claims_no_byte_is_taken_twice_and_offsets_only_grow(
+            known in offsets(), offset in offsets(), data in proptest::collection::vec(any::<u8>(), 0..300),
+        ) {
+            let length = data.len();
+            if let Some((first, rest)) = unknown(known, offset, data.clone().into()) {
+                prop_assert!(first >= known && !rest.is_empty());
+                prop_assert!(first.checked_add(rest.len() as u64).is_some());
+                prop_assert_eq!(&rest[..], &data[length - rest.len()..]);
+            } else {
+                prop_assert!(length == 0 || offset.checked_add(length as u64).is_none_or(|end| end <= known));
+            }
         }
     }
 }

@@ -20,7 +20,7 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 
 use hearth_guest_protocol as protocol;
-use hearth_guest_protocol::{Error, Process};
+use hearth_guest_protocol::{Error, Message, Process};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use serde::{Deserialize, Serialize};
@@ -47,6 +47,11 @@ pub struct Spec {
     pub terminal: Option<u32>,
     /// Which container.
     pub place: Place,
+}
+
+impl Message for Spec {
+    /// A process as the host sends it, and what the agent adds.
+    const MAX_FRAME: usize = <protocol::Request as Message>::MAX_FRAME + (64 << 10);
 }
 
 /// The container to be in.
@@ -92,6 +97,11 @@ pub enum Report {
     Ready,
     /// It can't be done.
     Failed(Error),
+}
+
+impl Message for Report {
+    /// As far as the host would take it.
+    const MAX_FRAME: usize = <protocol::Reply as Message>::MAX_FRAME;
 }
 
 /// Turns this process into a container's. Returns only when that fails.
