@@ -5,4 +5,4 @@
 
 pub mod host;
 
-use hearth_pid1::{entropy, kmsg, netlink, stdio};
+use hearth_pid1::{entropy, kmsg, netlink, root, stdio};

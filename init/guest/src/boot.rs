@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 
 use hearth_guest_protocol::{AGENT_PORT, KNOCK_PORT};
 use rustix::fs::{Mode, mkdir};
-use rustix::mount::{MountFlags, mount, mount_move};
-use rustix::process::{Resource, Rlimit, chdir, chroot, setrlimit};
+use rustix::mount::{MountFlags, mount};
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 use super::vsock::{self, Listener};
 use super::{Agent, Places, cgroup};
-use hearth_pid1::{kmsg, stdio};
+use hearth_pid1::{kmsg, root, stdio};
 
 /// Stack of a connection's thread, bytes: decoding a frame and building a container go no deeper than a few KiB.
 const CONNECTION_STACK: usize = 256 << 10;
@@ -75,8 +75,7 @@ fn start() -> Result<Infallible, (&'static str, io::Error)> {
     serve(&listener, &agent, knock)
 }
 
-/// Mounts a tmpfs to be the root, with the kernel's file systems in it. The initramfs can't be left with pivot_root, which
-/// containers need to be left with; what is moved on top of it can.
+/// Mounts a tmpfs to be the root, with the kernel's file systems in it: one that containers can leave.
 fn make_root() -> rustix::io::Result<()> {
     let none = MountFlags::empty();
     mount(
@@ -92,10 +91,7 @@ fn make_root() -> rustix::io::Result<()> {
     mount(c"dev", c"/vm/dev", c"devtmpfs", none, None)?;
     mount(c"proc", c"/vm/proc", c"proc", none, None)?;
     mount(c"cgroup", c"/vm/cgroup", c"cgroup2", none, None)?;
-    chdir("/vm")?;
-    mount_move(c".", c"/")?;
-    chroot(".")?;
-    chdir("/")
+    root::move_over("/vm")
 }
 
 fn set_limits() -> rustix::io::Result<()> {

@@ -5,12 +5,10 @@ use std::path::Path;
 
 use rustix::fs::{Mode, mkdir};
 use rustix::io::Errno;
-use rustix::mount::{
-    MountFlags, MountPropagationFlags, mount, mount_bind, mount_change, mount_move,
-};
-use rustix::process::{Resource, Rlimit, chdir, chroot, setrlimit};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
+use rustix::process::{Resource, Rlimit, setrlimit};
 
-use crate::kmsg;
+use crate::{kmsg, root};
 
 /// Where the root is mounted a second time before it is moved over itself.
 const STAGE: &str = "/run";
@@ -111,18 +109,14 @@ pub fn mount_all() -> Result<(), MountError> {
     Ok(())
 }
 
-/// Moves a second mount of the root over the first. From a root that is mounted on nothing, as the kernel's first one is, no
-/// process could change its root for good (pivot_root), and the monitors' jails must.
+/// Moves a second mount of the root over the first: the monitors' jails change their root for good.
 fn leave_rootfs() -> rustix::io::Result<()> {
     match mkdir(STAGE, Mode::from_raw_mode(0o755)) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(errno),
     }
     mount_bind("/", STAGE)?;
-    chdir(STAGE)?;
-    mount_move(".", "/")?;
-    chroot(".")?;
-    chdir("/")?;
+    root::move_over(STAGE)?;
     mount_change("/", MountPropagationFlags::PRIVATE)
 }
 
