@@ -29,8 +29,8 @@ const WRITABLE_OPTIONS: &[&str] = &[
     // A journal so that a power cut leaves a file system and not a puzzle: small, for each container has one, and at the
     // front like everything below.
     "-Jsize=8,location=0",
-    // One inode per 64 KiB: a million files, and tables of 256 MiB that stay holes in the sparse file.
-    "-i65536",
+    // One inode per 16 KiB: 65,536 files a GiB, and tables that stay holes in the sparse file.
+    "-i16384",
     // All bitmaps and tables at the front: but for some copies of the super block, the used part of the file is short.
     "-G512",
     // A guest grows it while it is mounted: with meta_bg the kernel does so to any size, without blocks kept back for that. It refuses

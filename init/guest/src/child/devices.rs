@@ -10,7 +10,8 @@ use rustix::process::umask;
 
 use crate::system;
 
-/// What every container has: name, major and minor number (Documentation/admin-guide/devices.txt).
+/// What every container has: name, major and minor number (Documentation/admin-guide/devices.txt; which ones: OCI runtime specification,
+/// config-linux.md, "Default Devices").
 const STANDARD: [(&str, u32, u32); 6] = [
     ("null", 1, 3),
     ("zero", 1, 5),
@@ -19,6 +20,7 @@ const STANDARD: [(&str, u32, u32); 6] = [
     ("urandom", 1, 9),
     ("tty", 5, 0),
 ];
+/// The same specification, runtime-linux.md, "Dev symbolic links"; `ptmx` is a default device, and `core` docker's.
 const LINKS: [(&str, &str); 6] = [
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
