@@ -298,6 +298,7 @@ fn resolv_conf(container: &Container, dns: &[IpAddr]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::{DEFAULT_MASKED_PATHS, DEFAULT_READONLY_PATHS, Ulimit};
 
     #[test]
     fn later_variables_replace_earlier_ones_and_names_alone_remove() {
@@ -307,6 +308,55 @@ mod tests {
             &["A=3".into(), "B".into(), "C=".into(), "D".into()],
         );
         assert_eq!(env, ["A=3", "C="]);
+    }
+
+    #[test]
+    fn a_guest_is_told_what_was_asked_for_and_dockers_defaults_for_the_rest() {
+        let told = |spec: ContainerSpec| {
+            let container = Container {
+                id: crate::state::ContainerId::from_random([1; 32]),
+                tenant: "owner".parse().unwrap(),
+                name: "name".parse().unwrap(),
+                node: crate::state::NodeId(1),
+                created_ns: 0,
+                image: String::new(),
+                image_name: String::new(),
+                spec,
+                status: Default::default(),
+                address: None,
+            };
+            start(&container, None, &[], 0, [0; 32]).container
+        };
+        let plain = told(ContainerSpec::default());
+        assert_eq!(plain.masked_paths, DEFAULT_MASKED_PATHS);
+        assert_eq!(plain.readonly_paths, DEFAULT_READONLY_PATHS);
+        assert_eq!((plain.shm_bytes, plain.process.size), (64 << 20, None));
+        let privileged = told(ContainerSpec {
+            privileged: true,
+            ..Default::default()
+        });
+        assert!(privileged.masked_paths.is_empty() && privileged.readonly_paths.is_empty());
+        let asked = told(ContainerSpec {
+            privileged: true,
+            masked_paths: Some(vec!["/proc/kcore".into()]),
+            readonly_paths: Some(Vec::new()),
+            shm_bytes: 1 << 20,
+            console_size: Some((24, 80)),
+            ulimits: vec![Ulimit {
+                name: "memlock".into(),
+                soft: 1,
+                hard: -1,
+            }],
+            ..Default::default()
+        });
+        assert_eq!(asked.masked_paths, ["/proc/kcore"]);
+        assert!(asked.readonly_paths.is_empty());
+        assert_eq!(
+            (asked.shm_bytes, asked.process.size),
+            (1 << 20, Some((24, 80)))
+        );
+        let limit = &asked.process.ulimits[0];
+        assert_eq!((limit.soft, limit.hard), (Some(1), None));
     }
 
     #[test]

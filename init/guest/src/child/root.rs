@@ -7,11 +7,11 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use hearth_guest_protocol::Error;
-use rustix::fs::{CWD, Mode};
+use rustix::fs::{CWD, Mode, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount,
-    mount_bind, mount_change, mount_remount, move_mount, open_tree, unmount,
+    mount_bind, mount_bind_recursive, mount_change, mount_remount, move_mount, open_tree, unmount,
 };
 use rustix::process::{chdir, pivot_root};
 use rustix::system::sethostname;
@@ -181,18 +181,27 @@ fn mask(paths: &[String]) -> Result<(), Error> {
 
 fn make_read_only(paths: &[String]) -> Result<(), Error> {
     for path in paths {
-        mount_bind(path.as_str(), path.as_str())
+        mount_bind_recursive(path.as_str(), path.as_str())
             .and_then(|()| {
-                mount_remount(
-                    path.as_str(),
-                    MountFlags::BIND | MountFlags::RDONLY | inert(),
-                    c"",
-                )
+                let flags = MountFlags::BIND | MountFlags::RDONLY | flags_of(path)?;
+                mount_remount(path.as_str(), flags, c"")
             })
             .or_else(unless_absent)
             .map_err(system(format!("making {path} read-only")))?;
     }
     Ok(())
+}
+
+/// What may not be done in the mount that `path` is in, and a remount would allow if it weren't told again.
+fn flags_of(path: &str) -> rustix::io::Result<MountFlags> {
+    let now = rustix::fs::statvfs(path)?.f_flag;
+    let kept = [
+        (StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
+        (StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
+        (StatVfsMountFlags::NODEV, MountFlags::NODEV),
+    ];
+    let flags = kept.into_iter().filter(|(is, _)| now.contains(*is));
+    Ok(flags.map(|(_, flag)| flag).collect())
 }
 
 fn unless_absent(errno: Errno) -> rustix::io::Result<()> {

@@ -18,9 +18,10 @@ use rustix::mount::{
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 const BUSYBOX: &str = "/bin/busybox";
-const APPLETS: [&str; 24] = [
+const APPLETS: [&str; 25] = [
     "sh", "id", "cat", "hostname", "ls", "echo", "sleep", "true", "rm", "grep", "stat", "wc",
     "mount", "touch", "tty", "stty", "seq", "tr", "env", "mknod", "head", "df", "kill", "ps",
+    "mkdir",
 ];
 
 pub struct Machine {
