@@ -70,8 +70,10 @@ pub struct Link {
     pub carrier: bool,
     /// It is a loopback link.
     pub loopback: bool,
-    /// It is Ethernet, and not one of the kernel's own inventions (bridge, TUN, WireGuard).
+    /// It is Ethernet.
     pub ethernet: bool,
+    /// It is one of the kernel's own inventions (bridge, TUN, WireGuard).
+    pub software: bool,
     /// Bytes.
     pub mtu: u32,
 }
@@ -82,7 +84,7 @@ impl Netlink {
         Self::with_groups(0)
     }
 
-    /// For changes of links: readable whenever one has changed. Read it with [`Netlink::ethernet_changed`].
+    /// For changes of links: readable whenever one has changed. Read it with [`Netlink::changed`].
     pub fn open_link_events() -> io::Result<Self> {
         Self::with_groups(GROUP_LINK)
     }
@@ -179,9 +181,8 @@ impl Netlink {
         Ok(links)
     }
 
-    /// Reads all events that wait. True: one was about an Ethernet link, or events were lost. Links that software makes, as each
-    /// microVM has one, are passed over.
-    pub fn ethernet_changed(&self) -> bool {
+    /// Reads all events that wait. True: one was about a link of `interest`, or events were lost.
+    pub fn changed(&self, interest: impl Fn(&Link) -> bool) -> bool {
         let mut changed = false;
         let mut buffer = vec![0; RECEIVE_LEN];
         loop {
@@ -190,7 +191,7 @@ impl Netlink {
                     let mut rest = &buffer[..length];
                     while let Some((_, _, body, next)) = split_message(rest) {
                         rest = next;
-                        changed |= parse_link(body).is_some_and(|link| link.ethernet);
+                        changed |= parse_link(body).is_some_and(|link| interest(&link));
                     }
                 }
                 Err(rustix::io::Errno::AGAIN) => return changed,
@@ -349,6 +350,7 @@ fn parse_link(body: &[u8]) -> Option<Link> {
         carrier: false,
         loopback: flags & libc::IFF_LOOPBACK as u32 != 0,
         ethernet: layer == ETHERNET,
+        software: false,
         mtu: 0,
     };
     let mut rest = &body[16..];
@@ -368,8 +370,8 @@ fn parse_link(body: &[u8]) -> Option<Link> {
                     .first_chunk()
                     .map_or(0, |mtu| u32::from_ne_bytes(*mtu))
             }
-            // Only links that are made by software have a kind. A test has no others.
-            IFLA_LINKINFO => link.ethernet &= cfg!(test),
+            // Only links that are made by software have a kind.
+            IFLA_LINKINFO => link.software = true,
             IFLA_CARRIER => link.carrier = value.first() == Some(&1),
             _ => {}
         }

@@ -10,7 +10,7 @@ use super::console::Console;
 use super::facts::{DIRECTORY, Facts};
 use super::node::Node;
 use super::power::Signals;
-use super::{VERSION, mounts, power};
+use super::{VERSION, mounts, network, power};
 use crate::netlink::Netlink;
 use crate::{kmsg, stdio};
 
@@ -132,7 +132,7 @@ fn hostname(config: &Config) -> String {
         .unwrap_or_default();
     match links
         .iter()
-        .find(|link| link.ethernet && link.address.len() == 6)
+        .find(|link| network::is_port(link) && link.address.len() == 6)
     {
         Some(link) => {
             let [.., a, b, c] = link.address[..] else {

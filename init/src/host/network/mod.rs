@@ -19,6 +19,11 @@ use lease::{Change, Client};
 /// The port that DHCP servers answer to.
 const DHCP_CLIENT_PORT: u16 = 68;
 
+/// It is one of the machine's own Ethernet ports, and not a link that software makes, as each microVM has one. A test has no others.
+pub fn is_port(link: &Link) -> bool {
+    link.ethernet && (cfg!(test) || !link.software)
+}
+
 /// The node's network. Owned by the node's one thread, which calls [`Network::advance`] whenever one of [`Network::fds`] is
 /// readable or the time that the last call returned is over.
 pub struct Network {
@@ -108,7 +113,7 @@ impl Network {
     /// Does what is due. True: what holds has changed.
     pub fn advance(&mut self) -> bool {
         let before = self.current.clone();
-        if self.events.ethernet_changed() || !self.listed {
+        if self.events.changed(is_port) || !self.listed {
             match self.netlink.links() {
                 Ok(links) => self.follow_links(&links),
                 Err(error) => kmsg::log(&format!("init: listing links: {error}")),
@@ -122,7 +127,7 @@ impl Network {
     fn follow_links(&mut self, links: &[Link]) {
         for link in links
             .iter()
-            .filter(|link| (link.loopback || link.ethernet) && !link.up)
+            .filter(|link| (link.loopback || is_port(link)) && !link.up)
         {
             if let Err(error) = self.netlink.set_link_up(link.index, None) {
                 kmsg::log(&format!("init: bringing up {}: {error}", link.name));
@@ -130,7 +135,7 @@ impl Network {
         }
         let ready: Vec<&Link> = links
             .iter()
-            .filter(|link| link.ethernet && link.up && link.carrier)
+            .filter(|link| is_port(link) && link.up && link.carrier)
             .collect();
         match &mut self.mode {
             Mode::Static(lease) => {
