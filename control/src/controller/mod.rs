@@ -1,8 +1,8 @@
 //! What the APIs call: reads of the replicated state, commands, and the few operations that are more than one command.
 
 mod exits;
+mod generated_name;
 mod lifecycle;
-mod made_up;
 mod reconcile;
 mod waits;
 
@@ -145,7 +145,9 @@ impl Controller {
     ) -> Result<ContainerId, Error> {
         let id = ContainerId::from_random(random()?);
         let mut container = Container {
-            name: name.clone().unwrap_or_else(|| made_up::name(&id, 0)),
+            name: name
+                .clone()
+                .unwrap_or_else(|| generated_name::generate(&id, 0)),
             id,
             tenant: tenant.clone(),
             node: self.inner.replica.node(),
@@ -180,7 +182,7 @@ impl Controller {
                     if name.is_none() && tried < NAMES_TRIED =>
                 {
                     tried += 1;
-                    container.name = made_up::name(&container.id, tried);
+                    container.name = generated_name::generate(&container.id, tried);
                 }
                 (prepared, committed) => {
                     if committed.is_ok() {

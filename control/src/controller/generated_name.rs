@@ -46,7 +46,7 @@ const WHAT: [&str; 32] = [
 const NUMBERS: u64 = 100;
 
 /// A name that depends on the id, and on how many were tried before.
-pub(super) fn name(id: &ContainerId, tried: u64) -> ContainerName {
+pub(super) fn generate(id: &ContainerId, tried: u64) -> ContainerName {
     // Sixteen hexadecimal digits are a u64.
     let seed = u64::from_str_radix(&id.as_str()[..16], 16).unwrap_or(0);
     let mixed = seed.wrapping_add(tried.wrapping_mul(0x9e37_79b9_7f4a_7c15));
