@@ -131,6 +131,8 @@ pub trait Agent: Send + Sync {
     async fn signal(&self, id: &ContainerId, signal: i32) -> Result<(), AgentError>;
     /// Set the size of the main process's terminal.
     async fn resize(&self, id: &ContainerId, rows: u16, columns: u16) -> Result<(), AgentError>;
+    /// What a container has in its writable layer, bytes on the node's disk. What its guest hasn't written back yet isn't counted.
+    async fn layer_bytes(&self, id: &ContainerId) -> Result<u64, AgentError>;
     /// What `discard` undoes: writable layer, logs. Of a container that doesn't exist here: nothing to do, no error.
     async fn discard(&self, id: &ContainerId) -> Result<(), AgentError>;
 

@@ -63,8 +63,8 @@ pub struct ContainerSpec {
     pub attach: [bool; 3],
     /// `80/tcp`.
     pub exposed_ports: BTreeSet<String>,
-    /// Ports that the node forwards to the container; host port 0 asks for a free one at each start.
-    pub ports: Vec<PortBinding>,
+    /// Ports that the node is to forward to the container.
+    pub ports: Vec<PortRequest>,
     /// Publish every exposed port (`-P`).
     pub publish_all: bool,
     /// Signal that `stop` sends first (`SIGTERM`, `15`); empty: SIGTERM.
@@ -77,6 +77,9 @@ pub struct ContainerSpec {
     pub nano_cpus: u64,
     /// `--pids-limit`; 0: none.
     pub pids_limit: u64,
+    /// `--storage-opt size=`, bytes; None: the node's default.
+    #[serde(default)]
+    pub storage_bytes: Option<u64>,
     /// Remove when it exits.
     pub auto_remove: bool,
     /// What happens after an exit.
@@ -99,8 +102,8 @@ pub struct ContainerSpec {
     pub dns_search: Vec<String>,
     /// Options for resolv.conf.
     pub dns_options: Vec<String>,
-    /// `default`, `bridge`, `none`, as asked for.
-    pub network_mode: String,
+    /// The network that it is in.
+    pub network_mode: NetworkMode,
     /// `--ulimit`: of the main process and of execs; what isn't named here is docker's default.
     #[serde(default)]
     pub ulimits: Vec<Ulimit>,
@@ -125,6 +128,46 @@ pub struct ContainerSpec {
     /// -1000 to 1000; see proc_pid_oom_score_adj(5).
     #[serde(default)]
     pub oom_score_adj: i32,
+    /// Who may read its output.
+    #[serde(default)]
+    pub log_driver: LogDriver,
+    /// What `inspect` shows of the request.
+    #[serde(default)]
+    pub as_asked: AsAsked,
+}
+
+/// Parts of a request as the client wrote them, in the JSON of the Docker API. Nothing is in force by being here: it is kept because
+/// tools make containers anew from what `inspect` tells of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AsAsked {
+    /// `HostConfig`, what was left out filled in as docker fills it in; empty: created by a version that didn't keep it.
+    pub host_config: String,
+    /// Of `Config`, what no other field of the specification holds; empty as above.
+    pub config: String,
+}
+
+/// The network that a container is in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkMode {
+    /// Not named: the bridge.
+    #[default]
+    Default,
+    /// The network that every pod is in.
+    Bridge,
+    /// None but its own loopback.
+    None,
+}
+
+/// Where a container's output goes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogDriver {
+    /// The node keeps it and shows it.
+    #[default]
+    Kept,
+    /// Whoever is attached sees it, and nobody can ask for it later.
+    None,
 }
 
 /// A resource limit; -1: unlimited.
@@ -214,6 +257,34 @@ pub enum Protocol {
     Udp,
 }
 
+/// A port to be forwarded.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PortRequest {
+    /// In the container.
+    pub container_port: u16,
+    /// Transport.
+    pub protocol: Protocol,
+    /// Address on the node; None: all.
+    pub host_ip: Option<IpAddr>,
+    /// On the node, or the first that will do; 0: any that is free at the start.
+    pub host_port: u16,
+    /// The last that will do, where it is a range.
+    #[serde(default)]
+    pub host_port_last: Option<u16>,
+}
+
+impl PortRequest {
+    /// The binding that it becomes at a port.
+    pub fn at(&self, host_port: u16) -> PortBinding {
+        PortBinding {
+            container_port: self.container_port,
+            protocol: self.protocol,
+            host_ip: self.host_ip,
+            host_port,
+        }
+    }
+}
+
 /// One forwarded port.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PortBinding {
@@ -223,7 +294,7 @@ pub struct PortBinding {
     pub protocol: Protocol,
     /// Address on the node; None: all.
     pub host_ip: Option<IpAddr>,
-    /// On the node; 0: the state machine picks a free one at start.
+    /// On the node.
     pub host_port: u16,
 }
 

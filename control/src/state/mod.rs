@@ -5,6 +5,7 @@
 
 pub mod address;
 mod apply;
+pub mod capability;
 mod command;
 mod container;
 pub mod encoding;
@@ -16,8 +17,9 @@ mod ports;
 pub use apply::Applied;
 pub use command::{Command, Outcome, Refusal};
 pub use container::{
-    Container, ContainerSpec, DEFAULT_MASKED_PATHS, DEFAULT_READONLY_PATHS, DEFAULT_SHM_BYTES,
-    Exit, Phase, PortBinding, Protocol, RestartPolicy, Status, Ulimit,
+    AsAsked, Container, ContainerSpec, DEFAULT_MASKED_PATHS, DEFAULT_READONLY_PATHS,
+    DEFAULT_SHM_BYTES, Exit, LogDriver, NetworkMode, Phase, PortBinding, PortRequest, Protocol,
+    RestartPolicy, Status, Ulimit,
 };
 pub use event::{Event, EventKind};
 pub use image::{ImageRecord, TagRecord};

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Container, PortBinding, Protocol, Refusal, State};
+use super::{Container, PortBinding, PortRequest, Protocol, Refusal, State};
 
 /// Where ports are picked when none is named: Linux's own default for ephemeral ports, the habit users know from docker.
 const EPHEMERAL: std::ops::RangeInclusive<u16> = 32768..=60999;
@@ -17,41 +17,45 @@ pub(super) fn assign(state: &State, container: &Container) -> Result<Vec<PortBin
         .filter(|other| other.node == container.node && other.id != container.id && other.is_up())
         .flat_map(|other| other.status.ports.iter().cloned())
         .collect();
-    let mut assigned = container.spec.ports.clone();
+    let mut wanted = container.spec.ports.clone();
     if container.spec.publish_all {
-        assigned.extend(exposed(container));
+        wanted.extend(exposed(container));
     }
-    // Those that are named first: none that is picked may take one of them.
-    for binding in assigned.iter().filter(|binding| binding.host_port != 0) {
-        if !is_free(&taken, binding) {
-            return Err(Refusal::PortInUse {
-                address: binding
-                    .host_ip
-                    .map_or_else(|| "0.0.0.0".into(), |ip| ip.to_string()),
-                port: binding.host_port,
-            });
-        }
-        taken.push(binding.clone());
-    }
-    for binding in assigned.iter_mut().filter(|binding| binding.host_port == 0) {
-        let free = EPHEMERAL.map(|port| PortBinding {
-            host_port: port,
-            ..binding.clone()
-        });
-        *binding = free
-            .into_iter()
+    // Those with the least choice first: none that is picked may take what another names.
+    let mut order: Vec<usize> = (0..wanted.len()).collect();
+    order.sort_by_key(|&at| candidates(&wanted[at]).count());
+    let mut assigned = vec![None; wanted.len()];
+    for at in order {
+        let request = &wanted[at];
+        let free = candidates(request)
+            .map(|port| request.at(port))
             .find(|candidate| is_free(&taken, candidate))
-            .ok_or_else(|| Refusal::PortInUse {
-                address: "0.0.0.0".into(),
-                port: *EPHEMERAL.end(),
-            })?;
-        taken.push(binding.clone());
+            .ok_or_else(|| in_use(request))?;
+        taken.push(free.clone());
+        assigned[at] = Some(free);
     }
-    Ok(assigned)
+    Ok(assigned.into_iter().flatten().collect())
 }
 
-/// Bindings for the exposed ports that no binding names.
-fn exposed(container: &Container) -> impl Iterator<Item = PortBinding> + '_ {
+/// The ports on the node that will do.
+fn candidates(request: &PortRequest) -> std::ops::RangeInclusive<u16> {
+    match (request.host_port, request.host_port_last) {
+        (0, _) => EPHEMERAL,
+        (first, last) => first..=last.unwrap_or(first),
+    }
+}
+
+fn in_use(request: &PortRequest) -> Refusal {
+    Refusal::PortInUse {
+        address: request
+            .host_ip
+            .map_or_else(|| "0.0.0.0".into(), |ip| ip.to_string()),
+        port: *candidates(request).end(),
+    }
+}
+
+/// Requests for the exposed ports that none names.
+fn exposed(container: &Container) -> impl Iterator<Item = PortRequest> + '_ {
     let spec = &container.spec;
     spec.exposed_ports.iter().filter_map(|text| {
         let (port, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
@@ -65,11 +69,12 @@ fn exposed(container: &Container) -> impl Iterator<Item = PortBinding> + '_ {
             .ports
             .iter()
             .any(|b| b.container_port == container_port && b.protocol == protocol);
-        (!named).then_some(PortBinding {
+        (!named).then_some(PortRequest {
             container_port,
             protocol,
             host_ip: None,
             host_port: 0,
+            host_port_last: None,
         })
     })
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use hearth_template::Template;
@@ -86,6 +86,17 @@ pub fn layer(template: &Path, container: &Path) -> io::Result<PathBuf> {
     Ok(path)
 }
 
+/// What a container's layer takes beyond what every layer begins with, bytes. Of one that isn't there: nothing.
+pub fn bytes_written(template: &Path, container: &Path) -> io::Result<u64> {
+    // `st_blocks` counts blocks of 512 bytes, whatever the file system's own are (stat(2)).
+    let taken = |path: &Path| Ok::<u64, io::Error>(fs::metadata(path)?.blocks() * 512);
+    match taken(&container.join(LAYER)) {
+        Ok(all) => Ok(all.saturating_sub(taken(template)?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error),
+    }
+}
+
 fn copy_sparse(from: &File, to: &File) -> io::Result<()> {
     let length = from.metadata()?.len();
     to.set_len(length)?;
@@ -121,7 +132,23 @@ pub(crate) fn packed(contents: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn a_layers_size_is_what_was_written_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let packed_file = dir.path().join("t.template");
+        fs::write(&packed_file, packed(&[1; 1 << 20])).unwrap();
+        let template = unpack_template(&packed_file, dir.path()).unwrap();
+        let container = dir.path().join("c");
+        assert_eq!(bytes_written(&template, &container).unwrap(), 0);
+        let path = layer(&template, &container).unwrap();
+        assert_eq!(bytes_written(&template, &container).unwrap(), 0);
+        let file = OpenOptions::new().write(true).open(path).unwrap();
+        file.write_all_at(&[2; 1 << 20], 8 << 20).unwrap();
+        file.sync_all().unwrap();
+        let bytes = bytes_written(&template, &container).unwrap();
+        assert!((1 << 20..2 << 20).contains(&bytes), "{bytes}");
+    }
 
     #[test]
     fn a_layer_equals_the_template_and_holes_stay_holes() {

@@ -310,6 +310,15 @@ impl Agent for LocalAgent {
             .map(drop)
     }
 
+    async fn layer_bytes(&self, id: &ContainerId) -> Result<u64, AgentError> {
+        let template = self.local.template.clone();
+        let dir = self.local.paths.container(id);
+        blocking("looking at the container's writable layer", move || {
+            layer::bytes_written(&template, &dir)
+        })
+        .await
+    }
+
     async fn discard(&self, id: &ContainerId) -> Result<(), AgentError> {
         let entry = self.local.entry(id);
         let _busy = entry.busy.lock().await;

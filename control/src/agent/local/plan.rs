@@ -7,7 +7,7 @@ use hearth_guest_protocol as protocol;
 
 use crate::agent::ExecSpec;
 use crate::network::PodLink;
-use crate::state::{Container, ContainerSpec, DEFAULT_SHM_BYTES};
+use crate::state::{Container, ContainerSpec, DEFAULT_SHM_BYTES, capability};
 
 /// Where programs are looked for when the image doesn't say: docker's own default.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -27,50 +27,6 @@ const DEFAULT_CAPABILITIES: [&str; 14] = [
     "SETPCAP",
     "SETUID",
     "SYS_CHROOT",
-];
-/// Every capability that Linux 6.12 has.
-const ALL_CAPABILITIES: [&str; 41] = [
-    "AUDIT_CONTROL",
-    "AUDIT_READ",
-    "AUDIT_WRITE",
-    "BLOCK_SUSPEND",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "KILL",
-    "LEASE",
-    "LINUX_IMMUTABLE",
-    "MAC_ADMIN",
-    "MAC_OVERRIDE",
-    "MKNOD",
-    "NET_ADMIN",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_RAW",
-    "PERFMON",
-    "SETFCAP",
-    "SETGID",
-    "SETPCAP",
-    "SETUID",
-    "SYSLOG",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_CHROOT",
-    "SYS_MODULE",
-    "SYS_NICE",
-    "SYS_PACCT",
-    "SYS_PTRACE",
-    "SYS_RAWIO",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "WAKE_ALARM",
 ];
 /// cgroup's CPU period, microseconds: the kernel's default.
 const CPU_PERIOD_US: u64 = 100_000;
@@ -222,20 +178,19 @@ fn merge(env: &mut Vec<String>, more: &[String]) {
 fn capabilities(container: &Container, privileged: bool) -> Vec<String> {
     let spec = &container.spec;
     if privileged || spec.privileged {
-        return ALL_CAPABILITIES.map(String::from).into();
+        return capability::ALL.map(String::from).into();
     }
-    let plain = |name: &String| {
-        let name = name.to_ascii_uppercase();
-        name.strip_prefix("CAP_").map(str::to_owned).unwrap_or(name)
+    let known = |names: &[String]| -> Vec<&str> {
+        let known = names.iter().filter_map(|name| capability::named(name));
+        known.collect()
     };
-    let add: Vec<String> = spec.cap_add.iter().map(plain).collect();
-    let drop: Vec<String> = spec.cap_drop.iter().map(plain).collect();
-    let named = |list: &[String], name: &str| list.iter().any(|entry| entry == name);
-    ALL_CAPABILITIES
+    let (add, drop) = (known(&spec.cap_add), known(&spec.cap_drop));
+    let every = capability::EVERY;
+    capability::ALL
         .into_iter()
         .filter(|name| {
-            let by_default = DEFAULT_CAPABILITIES.contains(name) && !named(&drop, "ALL");
-            named(&add, name) || ((by_default || named(&add, "ALL")) && !named(&drop, name))
+            let by_default = DEFAULT_CAPABILITIES.contains(name) && !drop.contains(&every);
+            add.contains(name) || ((by_default || add.contains(&every)) && !drop.contains(name))
         })
         .map(String::from)
         .collect()
@@ -286,7 +241,8 @@ fn resolv_conf(container: &Container, dns: &[IpAddr]) -> String {
     for server in servers {
         let _ = writeln!(text, "nameserver {server}");
     }
-    if !spec.dns_search.is_empty() {
+    // `--dns-search .` is docker's word for none.
+    if !spec.dns_search.is_empty() && spec.dns_search != ["."] {
         let _ = writeln!(text, "search {}", spec.dns_search.join(" "));
     }
     if !spec.dns_options.is_empty() {

@@ -27,8 +27,7 @@ pub async fn show(call: &Call) -> Answer {
         Vec::new()
     };
     let containers = if wants("container") {
-        let state = call.controller().state();
-        listed(containers::summaries(&state, &call.tenant))
+        listed(containers::summaries(call).await?)
     } else {
         Vec::new()
     };

@@ -58,6 +58,11 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
     }
 
+    /// 501: not in the way in which it was set up, in docker's own words.
+    pub fn not_implemented(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_IMPLEMENTED, message)
+    }
+
     /// 501: docker has it, this doesn't. `what` is the sentence's subject.
     pub fn unsupported(what: impl std::fmt::Display) -> Self {
         Self::new(

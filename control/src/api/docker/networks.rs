@@ -10,7 +10,7 @@ use super::answer::{self, Answer};
 use super::call::Call;
 use super::errors::ApiError;
 use super::query::Filters;
-use crate::state::{Container, Tenant};
+use crate::state::{Container, NetworkMode, Tenant};
 
 /// The pods' network.
 pub const SUBNET: &str = "10.88.0.0/16";
@@ -38,9 +38,21 @@ const BUILT_IN: [BuiltIn; 2] = [
     },
 ];
 
-/// The network that a container's `NetworkMode` means.
-pub fn of_mode(mode: &str) -> &'static str {
-    if mode == "none" { "none" } else { "bridge" }
+/// The network that a mode means.
+pub fn of_mode(mode: NetworkMode) -> &'static str {
+    match mode {
+        NetworkMode::Default | NetworkMode::Bridge => "bridge",
+        NetworkMode::None => "none",
+    }
+}
+
+/// A mode as docker writes it.
+pub fn mode_name(mode: NetworkMode) -> &'static str {
+    match mode {
+        NetworkMode::Default => "default",
+        NetworkMode::Bridge => "bridge",
+        NetworkMode::None => "none",
+    }
 }
 
 /// Ids are made of the tenant and the name: each tenant has networks of its own to look at, the same ones on every node.
@@ -63,7 +75,7 @@ fn mac_address(container: &Container) -> String {
 
 /// A container's place in its network; addresses only while it is up, as docker has it.
 pub fn endpoint(container: &Container) -> (String, EndpointSettings) {
-    let name = of_mode(&container.spec.network_mode);
+    let name = of_mode(container.spec.network_mode);
     let address = container.address.filter(|_| container.is_up());
     let up = address.is_some() || (name == "none" && container.is_up());
     let endpoint = EndpointSettings {
@@ -93,33 +105,103 @@ pub fn endpoint(container: &Container) -> (String, EndpointSettings) {
     (name.to_owned(), endpoint)
 }
 
-/// What a container asks of networks when it is created.
-pub fn check_asked_for(mode: &str, networking: Option<&NetworkingConfig>) -> Result<(), ApiError> {
-    let known = |name: &str| match name {
-        "" | "default" | "bridge" | "none" => Ok(()),
+/// What a container asks of networks when it is created: the one that it is to be in.
+pub fn asked_for(
+    mode: &str,
+    networking: Option<&NetworkingConfig>,
+    warnings: &mut Vec<String>,
+) -> Result<NetworkMode, ApiError> {
+    let mut asked = named(mode)?;
+    let endpoints = networking.and_then(|n| n.endpoints_config.as_ref());
+    let mut names: Vec<&str> = endpoints
+        .into_iter()
+        .flatten()
+        .map(|(n, _)| n.as_str())
+        .collect();
+    if names.len() > 1 {
+        names.sort_unstable();
+        return Err(ApiError::bad_request(format!(
+            "Container cannot be created with multiple network endpoints: {}",
+            names.join(", ")
+        )));
+    }
+    for (name, endpoint) in endpoints.into_iter().flatten() {
+        let of_endpoint = named(name)?;
+        if asked == NetworkMode::Default {
+            asked = of_endpoint;
+        } else if of_mode(asked) != of_mode(of_endpoint) {
+            return Err(ApiError::bad_request(format!(
+                "conflicting options: network mode {mode} and an endpoint in network {name}"
+            )));
+        }
+        check_endpoint(endpoint, warnings)?;
+    }
+    Ok(asked)
+}
+
+/// The network of a name.
+fn named(name: &str) -> Result<NetworkMode, ApiError> {
+    match name {
+        "" | "default" => Ok(NetworkMode::Default),
+        "bridge" => Ok(NetworkMode::Bridge),
+        "none" => Ok(NetworkMode::None),
         "host" => Err(ApiError::unsupported(
             "the node's own network (--network host) is",
         )),
-        name if name.starts_with("container:") => {
-            Err(ApiError::unsupported("another container's network is"))
-        }
-        name => Err(ApiError::not_found(format!("network {name} not found"))),
-    };
-    known(mode)?;
-    for (name, endpoint) in networking
-        .iter()
-        .filter_map(|n| n.endpoints_config.as_ref())
-        .flatten()
-    {
-        known(name)?;
-        let ipam = endpoint.ipam_config.as_ref();
-        let set = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
-        if ipam.is_some_and(|ipam| set(&ipam.ipv4_address) || set(&ipam.ipv6_address)) {
-            return Err(ApiError::bad_request(
-                "user specified IP address is supported on user defined networks only",
-            ));
-        }
+        name => match name.strip_prefix("container:") {
+            Some("") => Err(ApiError::bad_request(
+                "Invalid network mode: invalid container format container:<name|id>",
+            )),
+            Some(_) => Err(ApiError::unsupported("another container's network is")),
+            None => Err(ApiError::not_found(format!("network {name} not found"))),
+        },
     }
+}
+
+/// What is asked of a container's place in its network (`EndpointSettings`; the rest of its fields are docker's to fill in).
+fn check_endpoint(endpoint: &EndpointSettings, warnings: &mut Vec<String>) -> Result<(), ApiError> {
+    let refused = |message: &str| Err(ApiError::bad_request(message));
+    let any = |list: &Option<Vec<String>>| list.iter().flatten().next().is_some();
+    let set = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+    let ipam = endpoint.ipam_config.as_ref();
+    if ipam.is_some_and(|ipam| {
+        set(&ipam.ipv4_address) || set(&ipam.ipv6_address) || any(&ipam.link_local_ips)
+    }) {
+        return refused("user specified IP address is supported on user defined networks only");
+    }
+    if any(&endpoint.aliases) {
+        return refused(
+            "network-scoped alias is supported only for containers in user defined networks",
+        );
+    }
+    if any(&endpoint.links) {
+        return Err(ApiError::unsupported(
+            "links to other containers (--link) are",
+        ));
+    }
+    if endpoint.driver_opts.iter().flatten().next().is_some() {
+        return Err(ApiError::unsupported("options of a network's driver are"));
+    }
+    if let Some(address) = endpoint
+        .mac_address
+        .as_ref()
+        .filter(|text| !text.is_empty())
+    {
+        check_mac_address(address, warnings)?;
+    }
+    Ok(())
+}
+
+/// An Ethernet address that was asked for. Pods are reached by IP alone, so nothing but the container could see it.
+pub fn check_mac_address(address: &str, warnings: &mut Vec<String>) -> Result<(), ApiError> {
+    let groups: Vec<&str> = address.split([':', '-']).collect();
+    let is_byte = |group: &&str| group.len() == 2 && u8::from_str_radix(group, 16).is_ok();
+    if groups.len() != 6 || !groups.iter().all(is_byte) {
+        return Err(ApiError::bad_request(format!(
+            "invalid MAC address: {address}"
+        )));
+    }
+    warnings.push("--mac-address has no effect on Hearth yet.".to_owned());
     Ok(())
 }
 
@@ -220,7 +302,7 @@ fn describe(call: &Call, network: &BuiltIn, with_containers: bool) -> Value {
 fn containers(call: &Call, network: &BuiltIn) -> Value {
     let state = call.controller().state();
     let there = state.containers.values().filter(|c| {
-        c.tenant == call.tenant && c.is_up() && of_mode(&c.spec.network_mode) == network.name
+        c.tenant == call.tenant && c.is_up() && of_mode(c.spec.network_mode) == network.name
     });
     let described = there.map(|container| {
         let (_, endpoint) = endpoint(container);

@@ -63,7 +63,7 @@ const ROUTES: &[Route] = routes! {
     GET    "/system/df"                   SystemDataUsage          => answer(|call, _| disk_usage::show(&call).await);
     POST   "/auth"                        SystemAuth               => answer(|call, _| system::auth(call).await);
 
-    GET    "/containers/json"             ContainerList            => answer(|call, _| containers::list(&call));
+    GET    "/containers/json"             ContainerList            => answer(|call, _| containers::list(&call).await);
     POST   "/containers/create"           ContainerCreate          => answer(|call, _| containers::create(call).await);
     POST   "/containers/prune"            ContainerPrune           => answer(|call, _| containers::prune(&call).await);
     GET    "/containers/{id}/json"        ContainerInspect         => answer(|call, id| containers::inspect(&call, &id).await);

@@ -5,6 +5,7 @@ mod closing;
 mod crowd;
 mod node;
 mod roles;
+mod round_trip;
 mod specification;
 
 use http_body_util::BodyExt;

@@ -2,8 +2,8 @@
 
 use super::Result;
 use crate::state::{
-    Container, ContainerId, ContainerName, Event, EventKind, Exit, Outcome, Phase, Refusal, State,
-    address, ports,
+    Container, ContainerId, ContainerName, Event, EventKind, Exit, NetworkMode, Outcome, Phase,
+    Refusal, State, address, ports,
 };
 
 /// Nanoseconds in a second.
@@ -48,9 +48,11 @@ impl State {
             return Err(Refusal::NoSuchImage(wanted.image_name.clone()));
         }
         let mut container = wanted.clone();
-        container.address = match container.spec.network_mode.as_str() {
-            "none" => None,
-            _ => Some(address::pick(self).ok_or(Refusal::NoFreeAddress)?),
+        container.address = match container.spec.network_mode {
+            NetworkMode::None => None,
+            NetworkMode::Default | NetworkMode::Bridge => {
+                Some(address::pick(self).ok_or(Refusal::NoFreeAddress)?)
+            }
         };
         container.status = super::super::Status::default();
         events.push(event(&container, "create", container.created_ns));

@@ -27,7 +27,7 @@ fn images() -> impl Strategy<Value = String> {
 fn tags() -> impl Strategy<Value = String> {
     (0u8..3).prop_map(|n| format!("image-{n}:latest"))
 }
-fn bindings() -> impl Strategy<Value = Vec<PortBinding>> {
+fn port_requests() -> impl Strategy<Value = Vec<PortRequest>> {
     let ip = prop_oneof![
         Just(None),
         Just(Some("0.0.0.0".parse::<IpAddr>().unwrap())),
@@ -38,24 +38,28 @@ fn bindings() -> impl Strategy<Value = Vec<PortBinding>> {
         any::<bool>(),
         ip,
         prop_oneof![Just(0u16), 2375u16..2378, 32768u16..32771],
+        proptest::option::of(2375u16..32771),
     )
-        .prop_map(|(container_port, udp, host_ip, host_port)| PortBinding {
-            container_port,
-            protocol: if udp { Protocol::Udp } else { Protocol::Tcp },
-            host_ip,
-            host_port,
-        });
+        .prop_map(
+            |(container_port, udp, host_ip, host_port, last)| PortRequest {
+                container_port,
+                protocol: if udp { Protocol::Udp } else { Protocol::Tcp },
+                host_ip,
+                host_port,
+                host_port_last: last.filter(|&last| last > host_port && host_port != 0),
+            },
+        );
     proptest::collection::vec(binding, 0..3)
 }
 
 fn container() -> impl Strategy<Value = Container> {
-    let network = prop_oneof![Just("none"), Just("default")];
+    let network = prop_oneof![Just(NetworkMode::None), Just(NetworkMode::Default)];
     (
         ids(),
         tenant(),
         names(),
         images(),
-        bindings(),
+        port_requests(),
         network,
         any::<bool>(),
     )
@@ -72,7 +76,7 @@ fn container() -> impl Strategy<Value = Container> {
                     ports,
                     publish_all,
                     exposed_ports: ["1/tcp".into(), "9/udp".into()].into(),
-                    network_mode: network.into(),
+                    network_mode: network,
                     ..Default::default()
                 },
                 status: Status::default(),
@@ -119,7 +123,9 @@ fn promises_hold(state: &State) {
         distinct(containers().filter_map(|c| c.address)),
         "two containers share an address"
     );
-    assert!(containers().all(|c| c.address.is_none() == (c.spec.network_mode == "none")));
+    assert!(
+        containers().all(|c| c.address.is_none() == (c.spec.network_mode == NetworkMode::None))
+    );
     assert!(
         containers()
             .filter_map(|c| c.address)

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use hyper::StatusCode;
 
+use super::logging;
 use crate::agent::{AgentError, Attached, LogOptions};
 use crate::api::docker::answer::{self, Answer};
 use crate::api::docker::call::Call;
@@ -22,6 +23,9 @@ pub async fn attach(call: Call, name: &str) -> Answer {
     let tty = container.spec.tty;
     let stdin = stdin && live && container.spec.open_stdin;
     let keys = DetachKeys::parse(query.get("detachKeys"))?;
+    if query.flag("logs") {
+        logging::check_readable(&container)?;
+    }
     let agent = call.controller().agent();
 
     // First what comes, then what was: the other way round something could be lost between the two.

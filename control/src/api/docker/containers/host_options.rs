@@ -1,78 +1,105 @@
-//! The options of `HostConfig`: those that a microVM gives a meaning, those that mean nothing here, and those that nobody may think
-//! are in force when they are not.
+//! `HostConfig`: each of its fields is put into force, refused, or told to have no effect. Which is which, the files beside this one say:
+//! [`resources`], [`mounts`], [`logging`], [`ports`], and [`unsupported`] for what Hearth lacks.
 
 use bollard_stubs::models::{
-    HostConfig, Mount, MountType, NetworkingConfig, RestartPolicy as AskedPolicy,
-    RestartPolicyNameEnum,
+    HostConfig, NetworkingConfig, RestartPolicy as AskedPolicy, RestartPolicyNameEnum,
 };
 
-use super::{out_of_force, ports};
-use crate::agent::NodeInfo;
+use super::{logging, mounts, ports, resources, unsupported};
 use crate::api::docker::errors::ApiError;
 use crate::api::docker::networks;
-use crate::state::{ContainerSpec, RestartPolicy};
+use crate::state::{ContainerSpec, NetworkMode, RestartPolicy, capability};
 
-/// The least memory that docker takes, bytes.
-const MEMORY_MIN: i64 = 6 << 20;
-/// The least share of a CPU that docker takes, in 1e-9 CPUs.
-const NANO_CPUS_MIN: u64 = 10_000_000;
-/// The period of a CPU quota where none is given, microseconds (Linux, cgroup v2 `cpu.max`).
-const CPU_PERIOD_US: i64 = 100_000;
-/// docker's size for /dev/shm, bytes; the guest makes it of this size by itself.
-const SHM_SIZE: i64 = 64 << 20;
 /// What `--add-host name:host-gateway` means.
 const HOST_GATEWAY: &str = "host-gateway";
+/// Kernel settings of the IPC namespace (sysctl(8)), which docker allows beside those of [`OWN_SYSCTLS`].
+const IPC_SYSCTLS: [&str; 8] = [
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+    "kernel.sem",
+    "kernel.shm_rmid_forced",
+    "kernel.shmall",
+    "kernel.shmmax",
+    "kernel.shmmni",
+];
+/// Beginnings of settings that a container has for itself.
+const OWN_SYSCTLS: [&str; 2] = ["net.", "fs.mqueue."];
 
 /// Puts the options into the specification. Warnings are what is not in force and does no harm.
 pub fn apply(
     spec: &mut ContainerSpec,
-    host: HostConfig,
+    host: &HostConfig,
     networking: Option<&NetworkingConfig>,
     warnings: &mut Vec<String>,
 ) -> Result<(), ApiError> {
-    out_of_force::refuse(&host)?;
-    out_of_force::warn(&host, warnings);
-
-    let mode = host.network_mode.unwrap_or_default();
-    networks::check_asked_for(&mode, networking)?;
-    if !mode.is_empty() {
-        spec.network_mode = mode;
-    } else if spec.network_mode.is_empty() {
-        spec.network_mode = "default".to_owned();
-    }
-    spec.ports = ports::bindings(&host.port_bindings.unwrap_or_default())?;
-    for binding in &spec.ports {
-        let port = format!(
-            "{}/{}",
-            binding.container_port,
-            if binding.protocol == crate::state::Protocol::Tcp {
-                "tcp"
-            } else {
-                "udp"
-            }
-        );
-        spec.exposed_ports.insert(port);
-    }
-    spec.publish_all = host.publish_all_ports.unwrap_or_default();
+    unsupported::refuse(host)?;
+    unsupported::warn(host, warnings);
+    resources::apply(spec, host)?;
+    spec.tmpfs = mounts::tmpfs(host)?;
+    spec.log_driver = logging::driver(host.log_config.as_ref(), warnings)?;
+    apply_network(spec, host, networking, warnings)?;
     spec.auto_remove = host.auto_remove.unwrap_or_default();
-    spec.restart = restart_policy(host.restart_policy.unwrap_or_default())?;
+    spec.restart = restart_policy(host.restart_policy.as_ref())?;
     if spec.auto_remove && spec.restart != RestartPolicy::No {
         return Err(ApiError::bad_request(
             "can't create 'AutoRemove' container with restart policy",
         ));
     }
-    spec.memory_bytes = memory(host.memory.unwrap_or_default())?;
-    spec.nano_cpus = cpus(host.nano_cpus, host.cpu_period, host.cpu_quota)?;
-    spec.pids_limit = host
-        .pids_limit
-        .and_then(|limit| u64::try_from(limit).ok())
-        .unwrap_or_default();
     spec.read_only = host.readonly_rootfs.unwrap_or_default();
     spec.privileged = host.privileged.unwrap_or_default();
-    spec.cap_add = host.cap_add.unwrap_or_default();
-    spec.cap_drop = host.cap_drop.unwrap_or_default();
-    spec.groups = host.group_add.unwrap_or_default();
-    spec.dns = host.dns.unwrap_or_default();
+    spec.cap_add = capabilities("CapAdd", &host.cap_add)?;
+    spec.cap_drop = capabilities("CapDrop", &host.cap_drop)?;
+    spec.groups = host.group_add.clone().unwrap_or_default();
+    spec.masked_paths.clone_from(&host.masked_paths);
+    spec.readonly_paths.clone_from(&host.readonly_paths);
+    spec.console_size = console_size(host.console_size.as_deref());
+    spec.init = host.init.unwrap_or_default();
+    for (name, value) in host.sysctls.iter().flatten() {
+        let own = OWN_SYSCTLS.iter().any(|of| name.starts_with(of));
+        if !own && !IPC_SYSCTLS.contains(&name.as_str()) {
+            return Err(ApiError::bad_request(format!(
+                "sysctl '{name}={value}' is not allowed"
+            )));
+        }
+        spec.sysctls.insert(name.clone(), value.clone());
+    }
+    if host
+        .annotations
+        .iter()
+        .flatten()
+        .any(|(key, _)| key.is_empty())
+    {
+        return Err(ApiError::bad_request(
+            "invalid Annotations: the empty string is not permitted as an annotation key",
+        ));
+    }
+    Ok(())
+}
+
+/// The network, its ports and its names.
+fn apply_network(
+    spec: &mut ContainerSpec,
+    host: &HostConfig,
+    networking: Option<&NetworkingConfig>,
+    warnings: &mut Vec<String>,
+) -> Result<(), ApiError> {
+    let mode = host.network_mode.as_deref().unwrap_or_default();
+    let mode = networks::asked_for(mode, networking, warnings)?;
+    // `NetworkDisabled` has been read before, and nothing turns it off again.
+    if spec.network_mode != NetworkMode::None {
+        spec.network_mode = mode;
+    }
+    spec.ports = ports::requests(&host.port_bindings.clone().unwrap_or_default())?;
+    spec.exposed_ports
+        .extend(spec.ports.iter().map(ports::exposed_by));
+    spec.publish_all = host.publish_all_ports.unwrap_or_default();
+    if spec.network_mode == NetworkMode::None && (spec.publish_all || !spec.ports.is_empty()) {
+        warnings.push("Published ports are discarded when using none network mode".to_owned());
+        spec.publish_all = false;
+        spec.ports.clear();
+    }
+    spec.dns = host.dns.clone().unwrap_or_default();
     for server in &spec.dns {
         if server.parse::<std::net::IpAddr>().is_err() {
             return Err(ApiError::bad_request(format!(
@@ -80,260 +107,185 @@ pub fn apply(
             )));
         }
     }
-    spec.dns_search = host.dns_search.unwrap_or_default();
-    spec.dns_options = host.dns_options.unwrap_or_default();
+    spec.dns_search = host.dns_search.clone().unwrap_or_default();
+    if let Some(domain) = spec.dns_search.iter().find(|domain| !is_word(domain)) {
+        return Err(ApiError::bad_request(format!(
+            "{domain} is not a valid domain"
+        )));
+    }
+    spec.dns_options = host.dns_options.clone().unwrap_or_default();
+    if let Some(option) = spec.dns_options.iter().find(|option| !is_word(option)) {
+        return Err(ApiError::bad_request(format!(
+            "invalid DNS option: {option:?}"
+        )));
+    }
     spec.extra_hosts = host
         .extra_hosts
         .iter()
         .flatten()
         .map(|entry| extra_host(entry))
         .collect::<Result<_, _>>()?;
-    spec.tmpfs = host.tmpfs.unwrap_or_default().into_iter().collect();
-    for mount in host.mounts.iter().flatten() {
-        let (target, options) = tmpfs(mount)?;
-        spec.tmpfs.insert(target, options);
-    }
-    for target in spec.tmpfs.keys() {
-        if !target.starts_with('/') {
-            return Err(ApiError::bad_request(format!(
-                "invalid mount path: '{target}' mount path must be absolute"
-            )));
-        }
-    }
-    match host.shm_size {
-        Some(size) if size < 0 => {
-            return Err(ApiError::bad_request("SHM size can not be less than 0"));
-        }
-        Some(size) if size > 0 && size != SHM_SIZE => {
-            spec.tmpfs
-                .entry("/dev/shm".to_owned())
-                .or_insert_with(|| format!("nosuid,nodev,noexec,mode=1777,size={size}"));
+    Ok(())
+}
+
+/// One word of a line in resolv.conf or hosts.
+pub fn is_word(text: &str) -> bool {
+    !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control())
+}
+
+fn restart_policy(asked: Option<&AskedPolicy>) -> Result<RestartPolicy, ApiError> {
+    let name = asked
+        .and_then(|asked| asked.name)
+        .unwrap_or(RestartPolicyNameEnum::EMPTY);
+    let retries = asked
+        .and_then(|asked| asked.maximum_retry_count)
+        .unwrap_or_default();
+    let refused = |words: &str| Err(ApiError::bad_request(words));
+    match name {
+        RestartPolicyNameEnum::EMPTY => return Ok(RestartPolicy::No),
+        RestartPolicyNameEnum::ON_FAILURE => {
+            return match u32::try_from(retries) {
+                Ok(maximum_retries) => Ok(RestartPolicy::OnFailure { maximum_retries }),
+                Err(_) => refused("invalid restart policy: maximum retry count cannot be negative"),
+            };
         }
         _ => {}
     }
-    Ok(())
-}
-
-/// Asking for more than the node has can't come to anything; it is told at creation, where the client reads it.
-pub fn check_against_node(spec: &ContainerSpec, node: &NodeInfo) -> Result<(), ApiError> {
-    let cpus = node.cpus as u64;
-    if spec.nano_cpus > 0
-        && cpus > 0
-        && !(NANO_CPUS_MIN..=cpus * 1_000_000_000).contains(&spec.nano_cpus)
-    {
-        return Err(ApiError::bad_request(format!(
-            "range of CPUs is from 0.01 to {cpus}.00, as there are only {cpus} CPUs available"
-        )));
-    }
-    if node.memory_bytes > 0 && spec.memory_bytes > node.memory_bytes {
-        return Err(ApiError::bad_request(format!(
-            "{} MiB of memory were asked for (-m), and node {} has {} MiB",
-            spec.memory_bytes >> 20,
-            node.name,
-            node.memory_bytes >> 20
-        )));
-    }
-    Ok(())
-}
-
-fn restart_policy(asked: AskedPolicy) -> Result<RestartPolicy, ApiError> {
-    let retries = asked.maximum_retry_count.unwrap_or_default();
-    let maximum_retries = u32::try_from(retries)
-        .map_err(|_| ApiError::bad_request("maximum retry count cannot be negative"))?;
-    let name = asked.name.unwrap_or(RestartPolicyNameEnum::EMPTY);
-    if maximum_retries > 0 && name != RestartPolicyNameEnum::ON_FAILURE {
-        return Err(ApiError::bad_request(
-            "invalid restart policy: maximum retry count can only be used with 'on-failure'",
-        ));
+    match retries {
+        0 => {}
+        ..0 => {
+            return refused(
+                "invalid restart policy: maximum retry count can only be used with 'on-failure' and cannot be negative",
+            );
+        }
+        _ => {
+            return refused(
+                "invalid restart policy: maximum retry count can only be used with 'on-failure'",
+            );
+        }
     }
     Ok(match name {
-        RestartPolicyNameEnum::EMPTY | RestartPolicyNameEnum::NO => RestartPolicy::No,
         RestartPolicyNameEnum::ALWAYS => RestartPolicy::Always,
         RestartPolicyNameEnum::UNLESS_STOPPED => RestartPolicy::UnlessStopped,
-        RestartPolicyNameEnum::ON_FAILURE => RestartPolicy::OnFailure { maximum_retries },
+        _ => RestartPolicy::No,
     })
 }
 
-fn memory(bytes: i64) -> Result<u64, ApiError> {
-    if bytes != 0 && bytes < MEMORY_MIN {
-        return Err(ApiError::bad_request("Minimum memory limit allowed is 6MB"));
+fn capabilities(field: &str, asked: &Option<Vec<String>>) -> Result<Vec<String>, ApiError> {
+    let asked = asked.clone().unwrap_or_default();
+    if let Some(name) = asked.iter().find(|name| capability::named(name).is_none()) {
+        let name = name.to_uppercase();
+        let plain = name.strip_prefix("CAP_").unwrap_or(&name);
+        return Err(ApiError::bad_request(format!(
+            "invalid {field}: unknown capability: \"CAP_{plain}\""
+        )));
     }
-    Ok(bytes.unsigned_abs())
+    Ok(asked)
 }
 
-fn cpus(nano: Option<i64>, period_us: Option<i64>, quota_us: Option<i64>) -> Result<u64, ApiError> {
-    let (nano, period, quota) = (
-        nano.unwrap_or(0),
-        period_us.unwrap_or(0),
-        quota_us.unwrap_or(0),
-    );
-    if nano < 0 || period < 0 {
-        return Err(ApiError::bad_request(
-            "the number of CPUs and the CPU period can't be negative",
-        ));
-    }
-    if nano > 0 && (period > 0 || quota > 0) {
-        return Err(ApiError::bad_request(
-            "conflicting options: Nano CPUs and CPU quota or period cannot both be set",
-        ));
-    }
-    if quota <= 0 {
-        return Ok(nano.unsigned_abs());
-    }
-    let period = if period == 0 { CPU_PERIOD_US } else { period };
-    let share = i128::from(quota) * 1_000_000_000 / i128::from(period);
-    u64::try_from(share).map_err(|_| ApiError::bad_request("the CPU quota is too large"))
+/// Rows and columns; zeros are what clients without a terminal send.
+fn console_size(asked: Option<&[usize]>) -> Option<(u16, u16)> {
+    let &[rows, columns, ..] = asked? else {
+        return None;
+    };
+    let size = (u16::try_from(rows).ok()?, u16::try_from(columns).ok()?);
+    (size.0 > 0 && size.1 > 0).then_some(size)
 }
 
 fn extra_host(entry: &str) -> Result<String, ApiError> {
-    let (name, address) = entry.split_once([':', '=']).unwrap_or((entry, ""));
-    let address = if address == HOST_GATEWAY {
+    let bad_format = || ApiError::bad_request(format!("bad format for add-host: {entry:?}"));
+    let (name, asked) = entry.split_once([':', '=']).ok_or_else(bad_format)?;
+    if !is_word(name) {
+        return Err(bad_format());
+    }
+    let address = if asked == HOST_GATEWAY {
         networks::GATEWAY
     } else {
-        address.trim_matches(['[', ']'])
+        asked.trim_matches(['[', ']'])
     };
-    if name.is_empty() || address.parse::<std::net::IpAddr>().is_err() {
+    if address.parse::<std::net::IpAddr>().is_err() {
         return Err(ApiError::bad_request(format!(
-            "invalid IP address in add-host: {entry:?}"
+            "invalid IP address in add-host: {asked:?}"
         )));
     }
     Ok(format!("{name}:{address}"))
 }
 
-fn tmpfs(mount: &Mount) -> Result<(String, String), ApiError> {
-    if mount.typ != Some(MountType::TMPFS) {
-        return Err(ApiError::unsupported(
-            "bind mounts and volumes (-v, --mount) are",
-        ));
-    }
-    let target = mount.target.clone().unwrap_or_default();
-    let asked = mount.tmpfs_options.clone().unwrap_or_default();
-    let mut options = vec!["nosuid".to_owned(), "nodev".to_owned(), "noexec".to_owned()];
-    if mount.read_only == Some(true) {
-        options.push("ro".to_owned());
-    }
-    options.extend(
-        asked
-            .size_bytes
-            .filter(|&size| size > 0)
-            .map(|size| format!("size={size}")),
-    );
-    options.extend(
-        asked
-            .mode
-            .filter(|&mode| mode > 0)
-            .map(|mode| format!("mode={mode:o}")),
-    );
-    Ok((target, options.join(",")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
-    fn applied(host: HostConfig) -> Result<(ContainerSpec, Vec<String>), String> {
+    fn applied(asked: serde_json::Value) -> Result<(ContainerSpec, Vec<String>), String> {
+        let host = serde_json::from_value(asked).unwrap();
         let (mut spec, mut warnings) = (ContainerSpec::default(), Vec::new());
-        apply(&mut spec, host, None, &mut warnings).map_err(|e| e.message().to_owned())?;
+        apply(&mut spec, &host, None, &mut warnings).map_err(|e| e.message().to_owned())?;
         Ok((spec, warnings))
     }
 
     #[test]
-    fn only_memory_is_mounted() {
-        let volume = Mount {
-            typ: Some(MountType::VOLUME),
-            ..Default::default()
-        };
-        let host = HostConfig {
-            mounts: Some(vec![volume]),
-            ..Default::default()
-        };
-        assert!(
-            applied(host)
-                .unwrap_err()
-                .contains("not supported by Hearth yet")
-        );
-    }
-
-    #[test]
-    fn limits_are_read_in_both_ways() {
-        let host = HostConfig {
-            cpu_quota: Some(50_000),
-            memory: Some(64 << 20),
-            pids_limit: Some(-1),
-            ..Default::default()
-        };
-        let (spec, _) = applied(host).unwrap();
-        assert_eq!(
-            (spec.nano_cpus, spec.memory_bytes, spec.pids_limit),
-            (500_000_000, 64 << 20, 0)
-        );
-        assert!(
-            applied(HostConfig {
-                memory: Some(1 << 20),
-                ..Default::default()
-            })
-            .unwrap_err()
-            .contains("6MB")
-        );
-        assert!(
-            applied(HostConfig {
-                memory: Some(-1),
-                ..Default::default()
-            })
-            .is_err()
-        );
-    }
-
-    #[test]
-    fn more_than_the_node_has_is_refused() {
-        let node = NodeInfo {
-            cpus: 2,
-            memory_bytes: 2 << 30,
-            name: "n".into(),
-            ..Default::default()
-        };
-        let spec = |memory_bytes, nano_cpus| ContainerSpec {
-            memory_bytes,
-            nano_cpus,
-            ..Default::default()
-        };
-        assert!(check_against_node(&spec(2 << 30, 2_000_000_000), &node).is_ok());
-        assert!(
-            check_against_node(&spec(3 << 30, 0), &node)
-                .unwrap_err()
-                .message()
-                .contains("2048 MiB")
-        );
-        assert!(
-            check_against_node(&spec(0, 3_000_000_000), &node)
-                .unwrap_err()
-                .message()
-                .contains("only 2 CPUs")
-        );
-    }
-
-    #[test]
-    fn an_automatic_removal_and_a_restart_policy_exclude_each_other() {
-        let always = AskedPolicy {
-            name: Some(RestartPolicyNameEnum::ALWAYS),
-            ..Default::default()
-        };
-        let host = HostConfig {
-            auto_remove: Some(true),
-            restart_policy: Some(always),
-            ..Default::default()
-        };
-        assert!(applied(host).unwrap_err().contains("AutoRemove"));
-    }
-
-    #[test]
-    fn a_larger_dev_shm_is_a_tmpfs() {
-        let (spec, _) = applied(HostConfig {
-            shm_size: Some(1 << 30),
-            ..Default::default()
-        })
-        .unwrap();
-        assert!(spec.tmpfs["/dev/shm"].contains("size=1073741824"));
+    fn nonsense_is_refused_in_dockers_words() {
+        let policy = |name: &str, count: i64| json!({"RestartPolicy": {"Name": name, "MaximumRetryCount": count}});
+        let only_on_failure =
+            "invalid restart policy: maximum retry count can only be used with 'on-failure'";
+        for (asked, words) in [
+            (
+                json!({"CapDrop": ["NET_RWA"]}),
+                "invalid CapDrop: unknown capability: \"CAP_NET_RWA\"",
+            ),
+            (
+                json!({"CapAdd": ["NET_RAW", "cap_foo"]}),
+                "invalid CapAdd: unknown capability: \"CAP_FOO\"",
+            ),
+            (policy("always", 3), only_on_failure),
+            (policy("unless-stopped", 3), only_on_failure),
+            (policy("no", 3), only_on_failure),
+            (
+                policy("on-failure", -3),
+                "invalid restart policy: maximum retry count cannot be negative",
+            ),
+            (
+                json!({"AutoRemove": true, "RestartPolicy": {"Name": "always"}}),
+                "can't create 'AutoRemove' container with restart policy",
+            ),
+            (
+                json!({"Sysctls": {"foo.bar": "1"}}),
+                "sysctl 'foo.bar=1' is not allowed",
+            ),
+            (
+                json!({"Annotations": {"": "x"}}),
+                "invalid Annotations: the empty string is not permitted as an annotation key",
+            ),
+            (json!({"Dns": ["x"]}), "invalid IP address: x"),
+            (json!({"DnsSearch": ["a b"]}), "a b is not a valid domain"),
+            (
+                json!({"DnsOptions": ["a\nnameserver 1.1.1.1"]}),
+                "invalid DNS option: \"a\\nnameserver 1.1.1.1\"",
+            ),
+            (
+                json!({"ExtraHosts": ["foo"]}),
+                "bad format for add-host: \"foo\"",
+            ),
+            (
+                json!({"ExtraHosts": [":1.2.3.4"]}),
+                "bad format for add-host: \":1.2.3.4\"",
+            ),
+            (
+                json!({"ExtraHosts": ["a\nb:1.2.3.4"]}),
+                "bad format for add-host: \"a\\nb:1.2.3.4\"",
+            ),
+            (
+                json!({"ExtraHosts": ["foo:1.2.3"]}),
+                "invalid IP address in add-host: \"1.2.3\"",
+            ),
+            (json!({"NetworkMode": "nosuch"}), "network nosuch not found"),
+            (
+                json!({"NetworkMode": "container:"}),
+                "Invalid network mode: invalid container format container:<name|id>",
+            ),
+        ] {
+            assert_eq!(applied(asked.clone()).unwrap_err(), words, "{asked}");
+        }
     }
 
     #[test]
@@ -343,6 +295,32 @@ mod tests {
             "docker:10.88.0.1"
         );
         assert_eq!(extra_host("six:[::1]").unwrap(), "six:::1");
-        assert!(extra_host("nothing").is_err());
+    }
+
+    #[test]
+    fn a_terminal_begins_at_the_size_that_its_client_has() {
+        let size = |asked| {
+            applied(json!({ "ConsoleSize": asked }))
+                .unwrap()
+                .0
+                .console_size
+        };
+        assert_eq!(size(json!([24, 80])), Some((24, 80)));
+        for none in [json!([0, 0]), json!([24]), json!([70_000, 80]), json!(null)] {
+            assert_eq!(size(none.clone()), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn ports_of_a_container_without_a_network_are_told_to_be_none() {
+        let (spec, warnings) = applied(
+            json!({"NetworkMode": "none", "PortBindings": {"80/tcp": [{"HostPort": "80"}]}}),
+        )
+        .unwrap();
+        assert!(spec.ports.is_empty());
+        assert_eq!(
+            warnings,
+            ["Published ports are discarded when using none network mode"]
+        );
     }
 }

@@ -4,20 +4,16 @@ use std::collections::HashMap;
 
 use bollard_stubs::models::{
     ContainerConfig, ContainerInspectResponse, ContainerState, ContainerStateStatusEnum,
-    DriverData, HostConfig, HostConfigCgroupnsModeEnum, HostConfigIsolationEnum,
-    HostConfigLogConfig, NetworkSettings, RestartPolicy as ShownPolicy, RestartPolicyNameEnum,
+    DriverData, NetworkSettings,
 };
 use serde_json::{Value, json};
 
-use super::{describe, ports};
+use super::{as_asked, describe, ports, size};
 use crate::api::docker::answer::{self, Answer};
 use crate::api::docker::call::Call;
 use crate::api::docker::version::ApiVersion;
 use crate::api::docker::{networks, system, timestamps};
-use crate::state::{Container, RestartPolicy};
-
-/// docker's size for /dev/shm, bytes.
-const SHM_SIZE: i64 = 64 << 20;
+use crate::state::Container;
 
 /// All there is to know about one.
 pub async fn inspect(call: &Call, name: &str) -> Answer {
@@ -26,7 +22,13 @@ pub async fn inspect(call: &Call, name: &str) -> Answer {
         true => call.controller().agent().execs(&container.id).await,
         false => Vec::new(),
     };
-    answer::ok(&describe_all(&container, execs, call.version))
+    let mut described = describe_all(&container, execs, call.version);
+    if call.query.flag("size") {
+        let size = size::of(call, &container).await?;
+        described["SizeRw"] = json!(size.writable);
+        described["SizeRootFs"] = json!(size.root);
+    }
+    answer::ok(&described)
 }
 
 fn describe_all(container: &Container, execs: Vec<String>, version: ApiVersion) -> Value {
@@ -49,7 +51,6 @@ fn describe_all(container: &Container, execs: Vec<String>, version: ApiVersion) 
         mount_label: Some(String::new()),
         process_label: Some(String::new()),
         app_armor_profile: Some(String::new()),
-        host_config: Some(host_config(container)),
         graph_driver: Some(DriverData {
             name: system::DRIVER.to_owned(),
             data: HashMap::new(),
@@ -69,6 +70,10 @@ fn describe_all(container: &Container, execs: Vec<String>, version: ApiVersion) 
         ..ContainerInspectResponse::default()
     };
     let mut described = json!(described);
+    described["HostConfig"] = as_asked::shown_host_config(&container.spec);
+    for (field, value) in as_asked::shown_config(&container.spec) {
+        described["Config"][field] = value;
+    }
     described["ExecIDs"] = if execs.is_empty() {
         Value::Null
     } else {
@@ -171,85 +176,6 @@ fn config(container: &Container) -> ContainerConfig {
     }
 }
 
-fn host_config(container: &Container) -> HostConfig {
-    let spec = &container.spec;
-    let list = |list: &Vec<String>| Some(list.clone());
-    let signed = |number: u64| Some(i64::try_from(number).unwrap_or(i64::MAX));
-    HostConfig {
-        binds: Some(Vec::new()),
-        container_id_file: Some(String::new()),
-        log_config: Some(HostConfigLogConfig {
-            typ: Some("json-file".to_owned()),
-            config: Some(HashMap::new()),
-        }),
-        network_mode: Some(spec.network_mode.clone()),
-        port_bindings: Some(ports::asked_for(container)),
-        restart_policy: Some(restart_policy(&spec.restart)),
-        auto_remove: Some(spec.auto_remove),
-        volume_driver: Some(String::new()),
-        console_size: Some(vec![0, 0]),
-        cap_add: list(&spec.cap_add),
-        cap_drop: list(&spec.cap_drop),
-        cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
-        dns: list(&spec.dns),
-        dns_options: list(&spec.dns_options),
-        dns_search: list(&spec.dns_search),
-        extra_hosts: list(&spec.extra_hosts),
-        group_add: list(&spec.groups),
-        ipc_mode: Some("private".to_owned()),
-        cgroup: Some(String::new()),
-        oom_score_adj: Some(0),
-        pid_mode: Some(String::new()),
-        privileged: Some(spec.privileged),
-        publish_all_ports: Some(spec.publish_all),
-        readonly_rootfs: Some(spec.read_only),
-        tmpfs: Some(spec.tmpfs.clone().into_iter().collect::<HashMap<_, _>>())
-            .filter(|tmpfs| !tmpfs.is_empty()),
-        uts_mode: Some(String::new()),
-        userns_mode: Some(String::new()),
-        shm_size: Some(SHM_SIZE),
-        runtime: Some(system::RUNTIME.to_owned()),
-        isolation: Some(HostConfigIsolationEnum::EMPTY),
-        cpu_shares: Some(0),
-        memory: signed(spec.memory_bytes),
-        nano_cpus: signed(spec.nano_cpus),
-        cgroup_parent: Some(String::new()),
-        cpu_period: Some(0),
-        cpu_quota: Some(0),
-        cpuset_cpus: Some(String::new()),
-        cpuset_mems: Some(String::new()),
-        devices: Some(Vec::new()),
-        memory_reservation: Some(0),
-        memory_swap: Some(0),
-        oom_kill_disable: Some(false),
-        pids_limit: if spec.pids_limit == 0 {
-            None
-        } else {
-            signed(spec.pids_limit)
-        },
-        ulimits: Some(Vec::new()),
-        masked_paths: Some(Vec::new()),
-        readonly_paths: Some(Vec::new()),
-        ..HostConfig::default()
-    }
-}
-
-fn restart_policy(policy: &RestartPolicy) -> ShownPolicy {
-    let (name, retries) = match policy {
-        RestartPolicy::No => (RestartPolicyNameEnum::NO, 0),
-        RestartPolicy::Always => (RestartPolicyNameEnum::ALWAYS, 0),
-        RestartPolicy::UnlessStopped => (RestartPolicyNameEnum::UNLESS_STOPPED, 0),
-        RestartPolicy::OnFailure { maximum_retries } => (
-            RestartPolicyNameEnum::ON_FAILURE,
-            i64::from(*maximum_retries),
-        ),
-    };
-    ShownPolicy {
-        name: Some(name),
-        maximum_retry_count: Some(retries),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::describe::tests::container;
@@ -264,7 +190,6 @@ mod tests {
             "web",
             ContainerSpec {
                 command: words,
-                network_mode: "default".into(),
                 ..Default::default()
             },
         );

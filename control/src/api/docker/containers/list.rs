@@ -5,7 +5,7 @@ use bollard_stubs::models::{
     ContainerSummaryStateEnum,
 };
 
-use super::{describe, ports};
+use super::{describe, ports, size};
 use crate::api::docker::answer::{self, Answer};
 use crate::api::docker::call::Call;
 use crate::api::docker::errors::ApiError;
@@ -43,23 +43,43 @@ const STATES: [&str; 7] = [
 ];
 
 /// The tenant's containers, newest first.
-pub fn list(call: &Call) -> Answer {
-    let state = call.controller().state();
-    let chosen = choose(&state, &call.tenant, &call.query)?;
-    answer::ok(
-        &chosen
-            .into_iter()
-            .map(|container| summary(&state, container))
-            .collect::<Vec<_>>(),
-    )
+pub async fn list(call: &Call) -> Answer {
+    let mut chosen = {
+        let state = call.controller().state();
+        let chosen = choose(&state, &call.tenant, &call.query)?;
+        summaries_of(&state, chosen)
+    };
+    if call.query.flag("size") {
+        add_sizes(call, &mut chosen).await?;
+    }
+    answer::ok(&chosen)
 }
 
-/// All containers of a tenant, as `system df` shows them.
-pub fn summaries(state: &State, tenant: &Tenant) -> Vec<ContainerSummary> {
-    newest_first(state, tenant)
-        .into_iter()
-        .map(|container| summary(state, container))
-        .collect()
+/// All containers of a tenant with their sizes, as `system df` shows them.
+pub async fn summaries(call: &Call) -> Result<Vec<ContainerSummary>, ApiError> {
+    let mut all = {
+        let state = call.controller().state();
+        summaries_of(&state, newest_first(&state, &call.tenant))
+    };
+    add_sizes(call, &mut all).await?;
+    Ok(all)
+}
+
+fn summaries_of(state: &State, containers: Vec<&Container>) -> Vec<ContainerSummary> {
+    let summaries = containers.into_iter().map(|it| summary(state, it));
+    summaries.collect()
+}
+
+async fn add_sizes(call: &Call, summaries: &mut [ContainerSummary]) -> Result<(), ApiError> {
+    for summary in summaries {
+        let Ok(container) = call.container(summary.id.as_deref().unwrap_or_default()) else {
+            continue; // Removed in the meantime.
+        };
+        let size = size::of(call, &container).await?;
+        summary.size_rw = Some(size.writable);
+        summary.size_root_fs = Some(size.root);
+    }
+    Ok(())
 }
 
 fn newest_first<'a>(state: &'a State, tenant: &Tenant) -> Vec<&'a Container> {
@@ -160,7 +180,7 @@ fn passes(container: &Container, filters: &Filters) -> Result<bool, ApiError> {
             return Ok(false);
         }
     }
-    let network = networks::of_mode(&container.spec.network_mode);
+    let network = networks::of_mode(container.spec.network_mode);
     Ok(filters.any("id", |prefix| {
         container.id.as_str().starts_with(prefix.as_str())
     }) && filters.any("name", |pattern| {
@@ -218,7 +238,7 @@ fn summary(state: &State, container: &Container) -> ContainerSummary {
         }),
         status: Some(describe::status(container)),
         host_config: Some(ContainerSummaryHostConfig {
-            network_mode: Some(container.spec.network_mode.clone()),
+            network_mode: Some(networks::mode_name(container.spec.network_mode).to_owned()),
             ..ContainerSummaryHostConfig::default()
         }),
         network_settings: Some(ContainerSummaryNetworkSettings {

@@ -5,6 +5,7 @@ use std::io;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::StreamExt;
 
+use super::logging;
 use crate::agent::{LogOptions, LogRecord, Stream};
 use crate::api::docker::answer::{self, Answer};
 use crate::api::docker::call::Call;
@@ -28,6 +29,7 @@ pub async fn logs(call: &Call, name: &str) -> Answer {
         ));
     }
     let container = call.container(name)?;
+    logging::check_readable(&container)?;
     let tty = container.spec.tty;
     let records = call
         .controller()

@@ -1,18 +1,24 @@
 //! `/containers/…`.
 
+mod as_asked;
 mod attach;
 mod create;
 mod describe;
+mod health;
 mod host_options;
 mod inspect;
 mod lifecycle;
 mod list;
+mod logging;
 mod logs;
-mod out_of_force;
+mod mounts;
 mod ports;
 mod processes;
 mod prune;
+mod resources;
+mod size;
 mod spec;
+mod unsupported;
 mod wait;
 
 pub use attach::{attach, resize};

@@ -8,7 +8,7 @@ use bollard_stubs::models::{
 
 use crate::api::docker::errors::ApiError;
 use crate::network::Network;
-use crate::state::{Container, PortBinding, Protocol};
+use crate::state::{Container, PortBinding, PortRequest, Protocol};
 
 /// What a port without an address is bound to.
 const EVERYWHERE: &str = "0.0.0.0";
@@ -21,17 +21,14 @@ pub fn exposed(text: &str) -> Result<Vec<String>, ApiError> {
         .collect())
 }
 
-/// The bindings of a port map. An empty list binds nothing.
-pub fn bindings(map: &PortMap) -> Result<Vec<PortBinding>, ApiError> {
+/// What a port map asks for. An empty list asks for nothing.
+pub fn requests(map: &PortMap) -> Result<Vec<PortRequest>, ApiError> {
     let mut found = BTreeSet::new();
     for (port, bindings) in map {
         let (range, protocol) = parse(port)?;
         if range.len() != 1 {
-            return Err(ApiError::bad_request(format!(
-                "invalid port specification: {port:?}"
-            )));
+            return Err(invalid(port));
         }
-        let container_port = *range.start();
         for binding in bindings.iter().flatten() {
             let host_ip = match binding.host_ip.as_deref() {
                 None | Some("") => None,
@@ -40,34 +37,44 @@ pub fn bindings(map: &PortMap) -> Result<Vec<PortBinding>, ApiError> {
                         .map_err(|_| ApiError::bad_request(format!("invalid IP address: {ip}")))?,
                 ),
             };
-            let host_port = match binding.host_port.as_deref() {
-                None | Some("") => 0,
-                Some(range) if range.contains('-') => {
-                    return Err(ApiError::unsupported(
-                        "a range of host ports for one port of a container is",
-                    ));
-                }
-                Some(port) => port.parse().map_err(|_| {
-                    ApiError::bad_request(format!("invalid port specification: {port:?}"))
-                })?,
-            };
-            let binding = PortBinding {
-                container_port,
+            let (host_port, host_port_last) = on_node(binding.host_port.as_deref().unwrap_or(""))?;
+            let request = PortRequest {
+                container_port: *range.start(),
                 protocol,
                 host_ip,
                 host_port,
+                host_port_last,
             };
-            Network::check(&binding).map_err(|error| ApiError::bad_request(error.to_string()))?;
-            found.insert(binding);
+            Network::check(&request.at(host_port))
+                .map_err(|error| ApiError::bad_request(error.to_string()))?;
+            found.insert(request);
         }
     }
     Ok(found.into_iter().collect())
 }
 
+/// `8080`, or a range whose first free port is taken (`8080-8089`); nothing and 0: any.
+fn on_node(text: &str) -> Result<(u16, Option<u16>), ApiError> {
+    let port = |digits: &str| digits.parse::<u16>().map_err(|_| invalid(text));
+    match text.split_once('-') {
+        _ if text.is_empty() => Ok((0, None)),
+        None => Ok((port(text)?, None)),
+        Some((first, last)) => match (port(first)?, port(last)?) {
+            (first, last) if first == last => Ok((first, None)),
+            (first, last) if first > 0 && first < last => Ok((first, Some(last))),
+            _ => Err(invalid(text)),
+        },
+    }
+}
+
+fn invalid(text: &str) -> ApiError {
+    ApiError::bad_request(format!("invalid port specification: {text:?}"))
+}
+
 fn parse(text: &str) -> Result<(std::ops::RangeInclusive<u16>, Protocol), ApiError> {
-    let bad = || ApiError::bad_request(format!("invalid port specification: {text:?}"));
+    let bad = || invalid(text);
     let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-    let protocol = match protocol {
+    let protocol = match protocol.to_ascii_lowercase().as_str() {
         "tcp" => Protocol::Tcp,
         "udp" => Protocol::Udp,
         "sctp" => return Err(ApiError::unsupported("SCTP is")),
@@ -107,32 +114,31 @@ fn shown(binding: &PortBinding) -> ShownBinding {
     }
 }
 
-fn key(binding: &PortBinding) -> String {
-    format!("{}/{}", binding.container_port, name(binding.protocol))
+fn key(container_port: u16, protocol: Protocol) -> String {
+    format!("{container_port}/{}", name(protocol))
 }
 
-/// What was asked for, for `HostConfig.PortBindings`.
-pub fn asked_for(container: &Container) -> PortMap {
-    let mut map: PortMap = HashMap::new();
-    for binding in &container.spec.ports {
-        let asked = ShownBinding {
-            host_ip: Some(
-                binding
-                    .host_ip
-                    .map_or_else(String::new, |ip| ip.to_string()),
-            ),
-            host_port: Some(if binding.host_port == 0 {
-                String::new()
-            } else {
-                binding.host_port.to_string()
-            }),
-        };
-        map.entry(key(binding))
-            .or_default()
-            .get_or_insert_default()
-            .push(asked);
-    }
-    map
+/// A port map as docker shows what was asked for: every binding with both of its fields, every port with its protocol.
+pub fn as_asked(map: PortMap) -> PortMap {
+    let filled = |binding: ShownBinding| ShownBinding {
+        host_ip: Some(binding.host_ip.unwrap_or_default()),
+        host_port: Some(binding.host_port.unwrap_or_default()),
+    };
+    map.into_iter()
+        .map(|(port, bindings)| {
+            let port = match port.contains('/') {
+                true => port,
+                false => format!("{port}/tcp"),
+            };
+            let bindings = bindings.map(|list| list.into_iter().map(filled).collect());
+            (port, bindings)
+        })
+        .collect()
+}
+
+/// `80/tcp` of a request.
+pub fn exposed_by(request: &PortRequest) -> String {
+    key(request.container_port, request.protocol)
 }
 
 /// What is there while it is up, for `NetworkSettings.Ports`: exposed ports without a binding are null.
@@ -149,7 +155,7 @@ pub fn in_effect(container: &Container) -> PortMap {
             .map(|port| (port.clone(), None)),
     );
     for binding in &container.status.ports {
-        map.entry(key(binding))
+        map.entry(key(binding.container_port, binding.protocol))
             .or_default()
             .get_or_insert_default()
             .push(shown(binding));
@@ -214,14 +220,16 @@ pub fn matches<'a>(
 
 /// The published ports of a container, as a `publish` filter sees them.
 pub fn published(container: &Container) -> Vec<String> {
-    let bindings = if container.is_up() {
-        &container.status.ports
-    } else {
-        &container.spec.ports
-    };
-    bindings
-        .iter()
-        .map(|binding| format!("{}/{}", binding.host_port, name(binding.protocol)))
+    let published = |port: u16, protocol| format!("{port}/{}", name(protocol));
+    if container.is_up() {
+        let bindings = container.status.ports.iter();
+        return bindings
+            .map(|b| published(b.host_port, b.protocol))
+            .collect();
+    }
+    let requests = container.spec.ports.iter();
+    requests
+        .map(|r| published(r.host_port, r.protocol))
         .collect()
 }
 
@@ -239,19 +247,25 @@ mod tests {
 
     #[test]
     fn bindings_are_read_as_the_cli_writes_them() {
-        let read = bindings(&map("53/udp", "127.0.0.1", "5353")).unwrap();
+        let read = requests(&map("53/udp", "127.0.0.1", "5353")).unwrap();
         assert_eq!(
             read,
-            [PortBinding {
+            [PortRequest {
                 container_port: 53,
                 protocol: Protocol::Udp,
                 host_ip: Some([127, 0, 0, 1].into()),
-                host_port: 5353
+                host_port: 5353,
+                host_port_last: None,
             }]
         );
-        assert_eq!(bindings(&map("80", "", "")).unwrap()[0].host_port, 0);
+        assert_eq!(requests(&map("80", "", "")).unwrap()[0].host_port, 0);
+        let range = &requests(&map("80", "", "18000-18002")).unwrap()[0];
+        assert_eq!(
+            (range.host_port, range.host_port_last),
+            (18000, Some(18002))
+        );
         assert!(
-            bindings(&HashMap::from([("80/tcp".to_owned(), None)]))
+            requests(&HashMap::from([("80/tcp".to_owned(), None)]))
                 .unwrap()
                 .is_empty()
         );
@@ -265,11 +279,15 @@ mod tests {
             ("80/http", "", ""),
             ("80", "here", ""),
             ("80", "", "x"),
-            ("80", "", "1-2"),
+            ("80", "", "2-1"),
+            ("80", "", "0-5"),
+            ("80", "", "-1"),
+            ("80", "", "70000"),
+            ("80-81", "", "1"),
             ("9-8", "", ""),
         ] {
             assert!(
-                bindings(&map(port, ip, host)).is_err(),
+                requests(&map(port, ip, host)).is_err(),
                 "{port} {ip} {host}"
             );
         }
@@ -278,7 +296,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn any_port_is_read_or_refused(text in ".{0,20}", digits in "[0-9/-]{0,12}") {
-            let _ = (exposed(&text), exposed(&digits));
+            let _ = (exposed(&text), exposed(&digits), on_node(&text), on_node(&digits));
         }
     }
 }

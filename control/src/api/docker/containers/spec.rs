@@ -3,9 +3,11 @@
 use bollard_stubs::models::ContainerCreateBody;
 use hearth_image::RunConfig;
 
+use super::host_options::is_word;
+use super::mounts::clean;
 use super::ports;
 use crate::api::docker::errors::ApiError;
-use crate::state::ContainerSpec;
+use crate::state::{ContainerSpec, NetworkMode};
 
 /// Longest host name (Linux, `HOST_NAME_MAX`).
 const HOSTNAME_MAX: usize = 64;
@@ -20,20 +22,6 @@ pub fn merge(body: &ContainerCreateBody, image: &RunConfig) -> Result<ContainerS
         Some(asked) if !asked.is_empty() => asked.clone(),
         _ => default.to_owned(),
     };
-    let working_dir = text(&body.working_dir, &image.working_dir);
-    if !working_dir.is_empty() && !working_dir.starts_with('/') {
-        return Err(ApiError::bad_request(format!(
-            "the working directory '{working_dir}' is invalid, it needs to be an absolute path"
-        )));
-    }
-    let hostname = text(&body.hostname, "");
-    if hostname.len() > HOSTNAME_MAX
-        || hostname.contains(|c: char| c.is_whitespace() || c.is_control() || c == '/')
-    {
-        return Err(ApiError::bad_request(format!(
-            "invalid hostname: {hostname:?}"
-        )));
-    }
     if body.volumes.iter().flatten().next().is_some() {
         return Err(ApiError::unsupported("volumes (-v) are"));
     }
@@ -51,12 +39,12 @@ pub fn merge(body: &ContainerCreateBody, image: &RunConfig) -> Result<ContainerS
     Ok(ContainerSpec {
         entrypoint,
         command,
-        env: environment(body.env.as_deref().unwrap_or_default(), &image.env),
-        working_dir,
+        env: environment(body.env.as_deref().unwrap_or_default(), &image.env)?,
+        working_dir: working_dir(&text(&body.working_dir, &image.working_dir))?,
         user: text(&body.user, &image.user),
         labels,
-        hostname,
-        domainname: text(&body.domainname, ""),
+        hostname: host_name("hostname", &body.hostname)?,
+        domainname: host_name("domainname", &body.domainname)?,
         tty: body.tty.unwrap_or_default(),
         open_stdin: body.open_stdin.unwrap_or_default(),
         stdin_once: body.stdin_once.unwrap_or_default(),
@@ -65,13 +53,38 @@ pub fn merge(body: &ContainerCreateBody, image: &RunConfig) -> Result<ContainerS
         exposed_ports: exposed_ports.into_iter().flatten().collect(),
         stop_signal,
         stop_timeout_s: body.stop_timeout,
-        network_mode: if body.network_disabled == Some(true) {
-            "none".to_owned()
-        } else {
-            String::new()
+        network_mode: match body.network_disabled {
+            Some(true) => NetworkMode::None,
+            _ => NetworkMode::Default,
         },
         ..ContainerSpec::default()
     })
+}
+
+fn working_dir(asked: &str) -> Result<String, ApiError> {
+    if asked.is_empty() {
+        return Ok(String::new());
+    }
+    if !asked.starts_with('/') {
+        return Err(ApiError::bad_request(format!(
+            "the working directory '{asked}' is invalid, it needs to be an absolute path"
+        )));
+    }
+    Ok(clean(asked))
+}
+
+/// A name that sethostname(2) or setdomainname(2) takes, and that stays one word in /etc/hosts.
+fn host_name(what: &str, asked: &Option<String>) -> Result<String, ApiError> {
+    let asked = asked.clone().unwrap_or_default();
+    if asked.len() > HOSTNAME_MAX {
+        return Err(ApiError::bad_request(format!(
+            "{what} {asked:?} is too long (maximum {HOSTNAME_MAX} bytes)"
+        )));
+    }
+    if !asked.is_empty() && (!is_word(&asked) || asked.contains('/')) {
+        return Err(ApiError::bad_request(format!("invalid {what}: {asked:?}")));
+    }
+    Ok(asked)
 }
 
 /// Entry point and command. An entry point of the client's own leaves the image's command out; `--entrypoint ""` is an entry point
@@ -90,24 +103,20 @@ fn words(body: &ContainerCreateBody, image: &RunConfig) -> (Vec<String>, Vec<Str
     (entrypoint, command)
 }
 
-/// The image's variables, then the client's, each name once. A name without `=` takes the image's variable away.
-fn environment(asked: &[String], image: &[String]) -> Vec<String> {
+/// The client's variables as they were given, then those of the image that they don't name. A name without `=` takes the image's
+/// variable away, and docker's default, when a process is started.
+fn environment(asked: &[String], image: &[String]) -> Result<Vec<String>, ApiError> {
     let name = |variable: &str| variable.split('=').next().unwrap_or_default().to_owned();
-    let mut result: Vec<String> = Vec::new();
-    for variable in image.iter().chain(asked) {
-        let at = result
-            .iter()
-            .position(|known| name(known) == name(variable));
-        match (variable.contains('='), at) {
-            (true, Some(at)) => result[at].clone_from(variable),
-            (true, None) => result.push(variable.clone()),
-            (false, Some(at)) => {
-                result.remove(at);
-            }
-            (false, None) => {}
-        }
+    if let Some(nameless) = asked.iter().find(|variable| name(variable).is_empty()) {
+        return Err(ApiError::bad_request(format!(
+            "invalid environment variable: {nameless}"
+        )));
     }
-    result
+    let names: Vec<String> = asked.iter().map(|variable| name(variable)).collect();
+    let others = image
+        .iter()
+        .filter(|variable| !names.contains(&name(variable)));
+    Ok(asked.iter().chain(others).cloned().collect())
 }
 
 #[cfg(test)]
@@ -147,12 +156,22 @@ mod tests {
     }
 
     #[test]
-    fn a_client_overrides_and_removes_the_images_variables() {
+    fn a_clients_variables_stay_as_they_were_given_and_replace_the_images() {
         let env = environment(
-            &words_of(&["B=mine", "C", "D=new", "E"]),
+            &words_of(&["B=mine", "C", "D=new", "D=newer", "E"]),
             &words_of(&["A=1", "B=2", "C=3"]),
         );
-        assert_eq!(env, ["A=1", "B=mine", "D=new"]);
+        assert_eq!(
+            env.unwrap(),
+            ["B=mine", "C", "D=new", "D=newer", "E", "A=1"]
+        );
+        for nameless in ["", "=x", "="] {
+            let refusal = environment(&words_of(&[nameless]), &[]).unwrap_err();
+            assert_eq!(
+                refusal.message(),
+                format!("invalid environment variable: {nameless}")
+            );
+        }
     }
 
     #[test]
@@ -173,7 +192,22 @@ mod tests {
             working_dir: Some("rel".into()),
             ..Default::default()
         };
-        assert!(refused(body).contains("absolute path"));
+        assert_eq!(
+            refused(body),
+            "the working directory 'rel' is invalid, it needs to be an absolute path"
+        );
+        let body = ContainerCreateBody {
+            cmd: cmd.clone(),
+            hostname: Some("x".repeat(65)),
+            ..Default::default()
+        };
+        assert!(refused(body).ends_with("is too long (maximum 64 bytes)"));
+        let body = ContainerCreateBody {
+            cmd: cmd.clone(),
+            domainname: Some("a\n10.0.0.1 b".into()),
+            ..Default::default()
+        };
+        assert!(refused(body).contains("invalid domainname"));
         let body = ContainerCreateBody {
             cmd: cmd.clone(),
             volumes: Some(vec!["/data".into()]),
