@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -25,6 +25,8 @@ pub trait Kernel: Send + Sync {
     fn create_link(&self, name: &str) -> Result<OwnedFd, Error>;
     /// Give the node an address that belongs to no link in particular.
     fn add_own_address(&self, address: Ipv4Addr) -> Result<(), Error>;
+    /// Whether the node has an address, on whatever link.
+    fn has_address(&self, address: IpAddr) -> Result<bool, Error>;
     /// Answer packets for a network's absent addresses with "unreachable".
     fn add_unreachable(&self, network: Ipv4Addr, prefix: u8) -> Result<(), Error>;
     /// Bring a link up and lead an address to it; packets of the node itself go there from `source`.
@@ -94,6 +96,18 @@ impl Kernel for Linux {
         self.routes()
             .add_own_address(address)
             .map_err(failed("adding the gateway's address"))
+    }
+
+    fn has_address(&self, address: IpAddr) -> Result<bool, Error> {
+        // The kernel's own answer to whoever would listen there.
+        match UdpSocket::bind((address, 0)) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::AddrNotAvailable => Ok(false),
+            Err(source) => Err(Error::Kernel {
+                doing: format!("looking for the address {address}"),
+                source,
+            }),
+        }
     }
 
     fn add_unreachable(&self, network: Ipv4Addr, prefix: u8) -> Result<(), Error> {

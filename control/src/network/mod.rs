@@ -104,6 +104,14 @@ pub enum Error {
         /// On the node.
         port: u16,
     },
+    /// The node hasn't the address. In docker's words.
+    #[error("failed to bind host port {address}:{port}: cannot assign requested address")]
+    NoSuchAddress {
+        /// As asked for.
+        address: IpAddr,
+        /// On the node.
+        port: u16,
+    },
     /// Two ports lead from the same place.
     #[error("port {port} is published twice")]
     PublishedTwice {
@@ -211,6 +219,22 @@ impl Network {
             }),
             _ => Ok(()),
         }
+    }
+
+    /// Whether the node has the addresses that ports are to be published on. Where it hasn't, nobody would ever come by them.
+    pub fn check_addresses(&self, bindings: &[PortBinding]) -> Result<(), Error> {
+        for binding in bindings {
+            let Some(address) = binding.host_ip.filter(|ip| !ip.is_unspecified()) else {
+                continue;
+            };
+            if !self.inner.kernel.has_address(address)? {
+                return Err(Error::NoSuchAddress {
+                    address,
+                    port: binding.host_port,
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Make exactly these ports lead to pods, at once for all. Connections that are established by ports that stay, stay.

@@ -94,3 +94,62 @@ fn overlap(a: Option<IpAddr>, b: Option<IpAddr>) -> bool {
     let any = |ip: Option<IpAddr>| ip.is_none_or(|ip| ip.is_unspecified());
     any(a) || any(b) || a == b
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{ContainerId, ContainerSpec, NodeId, Phase, Status};
+
+    fn request(host_port: u16, host_port_last: Option<u16>) -> PortRequest {
+        PortRequest {
+            container_port: 80,
+            protocol: Protocol::Tcp,
+            host_ip: None,
+            host_port,
+            host_port_last,
+        }
+    }
+
+    fn container(id: u8, ports: Vec<PortRequest>) -> Container {
+        Container {
+            id: ContainerId::from_random([id; 32]),
+            tenant: "acme".parse().unwrap(),
+            name: "name".parse().unwrap(),
+            node: NodeId(1),
+            created_ns: 0,
+            image: String::new(),
+            image_name: String::new(),
+            spec: ContainerSpec {
+                ports,
+                ..Default::default()
+            },
+            status: Status::default(),
+            address: None,
+        }
+    }
+
+    #[test]
+    fn of_a_range_the_first_free_port_is_taken_and_ports_that_are_named_come_first() {
+        let mut state = State::default();
+        let range = || vec![request(18_000, Some(18_002)), request(18_000, None)];
+        let mut first = container(1, range());
+        let ports = |assigned: Vec<PortBinding>| -> Vec<u16> {
+            assigned.iter().map(|binding| binding.host_port).collect()
+        };
+        let assigned = assign(&state, &first).unwrap();
+        first.status.ports.clone_from(&assigned);
+        first.status.phase = Phase::Running;
+        assert_eq!(ports(assigned), [18_001, 18_000]);
+        state.containers.insert(first.id.clone(), first);
+        let one = container(2, vec![request(18_000, Some(18_002))]);
+        assert_eq!(ports(assign(&state, &one).unwrap()), [18_002]);
+        let two = container(3, vec![request(18_000, Some(18_002)); 2]);
+        assert_eq!(
+            assign(&state, &two).unwrap_err().to_string(),
+            "Bind for 0.0.0.0:18002 failed: port is already allocated"
+        );
+        // The node's own ports are in the middle of this one.
+        let around = container(4, vec![request(2376, Some(2378))]);
+        assert_eq!(ports(assign(&state, &around).unwrap()), [2378]);
+    }
+}

@@ -89,7 +89,9 @@ async fn take_up(
         record.uid,
         published,
     ));
-    local.publish(&run);
+    if let Err(error) = local.publish(&run) {
+        tracing::error!(container = container.id.short(), %error, "its ports lead nowhere");
+    }
     entry.begin_run(&run);
     tracing::info!(pod = id.short(), pid, from, "taken up again");
     let (announce, announced) = oneshot::channel();

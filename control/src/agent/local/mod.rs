@@ -40,7 +40,7 @@ use super::{
     Agent, AgentError, Attached, ExecId, ExecSpec, ExecStatus, ExitSink, LogOptions, LogStream,
     NodeInfo, ProcessInfo, StartTimes,
 };
-use crate::network::{Network, Published};
+use crate::network::{Error as NetworkError, Network, Published};
 use crate::state::{Container, ContainerId, PortBinding};
 
 /// A guest that runs answers within a scheduling delay; on a node that is very busy, within this.
@@ -197,17 +197,19 @@ impl Local {
         run.ok_or_else(|| AgentError::NotRunning(id.clone()))
     }
 
-    /// The ports of a run lead to it from now on.
-    fn publish(&self, run: &Run) {
+    /// The ports of a run lead to it from now on. Where one can't, none does.
+    fn publish(&self, run: &Run) -> Result<(), AgentError> {
         let claim = Claim {
             uid: run.uid,
             ports: run.ports.clone(),
         };
         let had_ports = !claim.ports.is_empty();
         self.runs().insert(run.container.id.clone(), claim);
-        if had_ports {
-            self.republish();
+        if had_ports && let Err(error) = self.try_republish() {
+            self.unpublish(run);
+            return Err(unpublished(error));
         }
+        Ok(())
     }
 
     /// They don't any more.
@@ -222,15 +224,19 @@ impl Local {
     }
 
     fn republish(&self) {
+        if let Err(error) = self.try_republish() {
+            tracing::error!(%error, "publishing ports");
+        }
+    }
+
+    fn try_republish(&self) -> Result<(), NetworkError> {
         let runs = self.runs();
         let ports: Vec<Published> = runs
             .values()
             .flat_map(|claim| claim.ports.iter().cloned())
             .collect();
         // Under the lock: of two sets, the later one stays.
-        if let Err(error) = self.network.publish(&ports) {
-            tracing::error!(%error, "publishing ports");
-        }
+        self.network.publish(&ports)
     }
 
     /// Removes what a run leaves behind. Its monitor is gone.
@@ -441,6 +447,11 @@ fn failed(doing: &str, reason: impl ToString) -> AgentError {
         doing: doing.into(),
         reason: reason.to_string(),
     }
+}
+
+/// A port could not be had. docker's words, which Compose and scripts look for.
+fn unpublished(error: NetworkError) -> AgentError {
+    failed("driver failed programming external connectivity", error)
 }
 
 fn io_failed(doing: &str, error: io::Error) -> AgentError {

@@ -15,7 +15,7 @@ use super::guest::{Conversation, Guest, GuestError};
 use super::monitor::{Inheritance, Monitor};
 use super::{
     Claim, Local, blocking, failed, io_failed, layer, node, now_ns, plan, pod, pump, random, size,
-    start_error,
+    start_error, unpublished,
 };
 use crate::agent::{AgentError, StartTimes};
 use crate::network::{PodLink, Published};
@@ -46,12 +46,18 @@ pub async fn start(
             return Err(error);
         }
     };
+    if let Err(error) = local.publish(&run) {
+        run.monitor.kill();
+        run.monitor.gone.cancelled().await;
+        local.clear(&container.id);
+        entry.end_run();
+        return Err(error);
+    }
     let pid = run.monitor.pid;
     let log = entry.log.clone();
     if let Err(error) = blocking("beginning the log", move || log.begin_run(now_ns())).await {
         tracing::error!(container = container.id.short(), %error, "output is lost to the log");
     }
-    local.publish(&run);
     entry.begin_run(&run);
     drop(starting);
     let (announce, announced) = oneshot::channel();
@@ -85,6 +91,7 @@ async fn boot(
     ports: &[PortBinding],
 ) -> Result<(Arc<Run>, Conversation, StartTimes), AgentError> {
     let id = &container.id;
+    local.network.check_addresses(ports).map_err(unpublished)?;
     let link = match container.address {
         Some(address) => Some(
             local

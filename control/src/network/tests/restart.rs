@@ -124,6 +124,10 @@ impl Kernel for Ledger {
     fn add_own_address(&self, address: Ipv4Addr) -> Result<(), Error> {
         self.note(format!("own {address}"))
     }
+    fn has_address(&self, _: IpAddr) -> Result<bool, Error> {
+        Ok(true)
+    }
+
     fn add_unreachable(&self, network: Ipv4Addr, prefix: u8) -> Result<(), Error> {
         self.note(format!("unreachable {network}/{prefix}"))
     }

@@ -16,6 +16,11 @@ use super::*;
 use crate::network::{Change, Connections, Error as NetworkError, Kernel, NetworkConfig, Pod};
 use crate::state::{ContainerSpec, Exit, NodeId, Protocol, Status, address};
 
+/// An address that the node hasn't.
+const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
+/// A port that the kernel doesn't publish.
+const REFUSED_PORT: u16 = 666;
+
 /// A network that takes note of what is published.
 #[derive(Clone, Default)]
 pub(crate) struct Notes(Arc<Mutex<Vec<usize>>>);
@@ -30,6 +35,9 @@ impl Kernel for Notes {
     fn add_own_address(&self, _: Ipv4Addr) -> Result<(), NetworkError> {
         Ok(())
     }
+    fn has_address(&self, address: IpAddr) -> Result<bool, NetworkError> {
+        Ok(address != ELSEWHERE)
+    }
     fn add_unreachable(&self, _: Ipv4Addr, _: u8) -> Result<(), NetworkError> {
         Ok(())
     }
@@ -39,6 +47,15 @@ impl Kernel for Notes {
     fn change(&self, changes: &[Change]) -> Result<(), NetworkError> {
         for change in changes {
             if let Change::Publish(ports) = change {
+                if ports
+                    .iter()
+                    .any(|port| port.binding.host_port == REFUSED_PORT)
+                {
+                    return Err(NetworkError::Kernel {
+                        doing: "changing the rules".to_owned(),
+                        source: io::Error::from_raw_os_error(12),
+                    });
+                }
                 self.0.lock().unwrap().push(ports.len());
             }
         }
@@ -193,6 +210,43 @@ async fn everything(mut attached: Attached) -> Vec<u8> {
         all.extend_from_slice(&chunk.data);
     }
     all
+}
+
+#[test]
+fn a_container_whose_port_cannot_be_had_does_not_start() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let node = node(dir.path()).await;
+        let container = container(&["cat"]);
+        node.agent.prepare(&container).await.unwrap();
+        let refused = PortBinding {
+            host_port: REFUSED_PORT,
+            ..port()
+        };
+        let elsewhere = PortBinding {
+            host_ip: Some(ELSEWHERE),
+            ..port()
+        };
+        for (port, words) in [
+            (refused, "changing the rules"),
+            (
+                elsewhere,
+                "failed to bind host port 192.0.2.7:8080: cannot assign requested address",
+            ),
+        ] {
+            let error = node.agent.start(&container, &[port]).await.unwrap_err();
+            let error = error.to_string();
+            assert!(
+                error.starts_with("driver failed programming external connectivity: ")
+                    && error.contains(words),
+                "{error}"
+            );
+            assert!(!paths(dir.path()).pod(&container.id).exists());
+        }
+        node.agent.start(&container, &[port()]).await.unwrap();
+        node.agent.signal(&container.id, SIGKILL).await.unwrap();
+        node.agent.idle().await;
+    });
 }
 
 #[test]
