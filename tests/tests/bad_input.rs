@@ -423,6 +423,55 @@ fn a_name_must_be_one() {
 }
 
 #[test]
+fn options_that_make_no_sense_are_refused_at_creation() {
+    let (target, docker) = setup();
+    let busybox = target.busybox();
+    let mut refused = vec![
+        (
+            ["--cap-drop", "NET_RWA"],
+            "invalid CapDrop: unknown capability",
+        ),
+        (["--tmpfs", "/"], "destination can't be '/'"),
+        (["--tmpfs", "."], "mount path must be absolute"),
+        (["--tmpfs", "rel"], "mount path must be absolute"),
+        (["--restart", "always:3"], "maximum retry count"),
+        (["--restart", "sometimes"], "invalid restart policy"),
+        (["--log-driver", "nosuch"], "nosuch"),
+        (["--log-opt", "foo=bar"], "unknown log opt 'foo'"),
+        (
+            ["--cpu-period", "10"],
+            "CPU cfs period can not be less than",
+        ),
+        (["--oom-score-adj", "2000"], "range for oom score adj"),
+        (
+            ["--cpuset-cpus", "0-999"],
+            "Requested CPUs are not available",
+        ),
+        (["-w", "rel"], "needs to be an absolute path"),
+        (["--stop-signal", "SIGNOTHING"], "SIGNOTHING"),
+        (["--runtime", "nosuch"], "nosuch"),
+    ];
+    if target.is_hearth() {
+        // dockerd takes these, and fails at the start or not at all.
+        refused.extend([
+            (["--storage-opt", "foo=1"], "unknown option foo"),
+            (["--network", "nosuch"], "network nosuch not found"),
+            (["--pid", "host"], "not supported"),
+            (["-v", "/a:/b"], "not supported"),
+        ]);
+    }
+    for (option, words) in refused {
+        let container = docker.container("senseless");
+        let [name, value] = option;
+        docker
+            .run(&["create", "--name", &container.name, name, value, &busybox])
+            .exits(1)
+            .fails_saying(&[words]);
+        docker.run(&["inspect", &container.name]).exits(1);
+    }
+}
+
+#[test]
 fn more_memory_than_the_node_has_is_refused() {
     let (target, docker) = setup();
     let busybox = target.busybox();

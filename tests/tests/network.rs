@@ -312,6 +312,47 @@ fn a_published_port_is_taken_once() {
 }
 
 #[test]
+fn of_a_range_of_ports_the_first_free_one_is_taken() {
+    let (target, docker, busybox) = setup();
+    let container = |what: &str| docker.container(what);
+    let (first, second, third) = (
+        container("range-1"),
+        container("range-2"),
+        container("range-3"),
+    );
+    let run = |container: &Container, ports: &str| {
+        docker.run(&[
+            "run",
+            "-d",
+            "--name",
+            &container.name,
+            "-p",
+            ports,
+            &busybox,
+            "sleep",
+            "100000",
+        ])
+    };
+    run(&first, "18790-18791:80").exits(0);
+    run(&second, "18790-18791:80").exits(0);
+    let mut taken = [&first, &second].map(|container| {
+        let port = container.field("/NetworkSettings/Ports/80~1tcp/0/HostPort");
+        port.as_str().map(str::to_owned)
+    });
+    taken.sort();
+    assert_eq!(taken, ["18790", "18791"].map(|port| Some(port.to_owned())));
+    run(&third, "18790-18791:80")
+        .exits(125)
+        .fails_saying(&["port is already allocated"]);
+    if target.is_hearth() {
+        // Nor is there a port on an address that the node hasn't.
+        run(&container("elsewhere"), "192.0.2.7:18792:80")
+            .exits(125)
+            .fails_saying(&["cannot assign requested address"]);
+    }
+}
+
+#[test]
 fn a_server_that_hangs_up_is_noticed() {
     let (target, docker, busybox) = setup();
     let (from_container, here) = target.meeting_point();

@@ -259,3 +259,28 @@ fn two_containers_of_an_image_do_not_see_each_others_files() {
     ]);
     assert_eq!(text, "absent\nwhole");
 }
+
+#[test]
+fn limits_and_settings_of_the_process_are_in_force() {
+    let (docker, busybox) = setup();
+    let script = "ulimit -Sn; ulimit -Hn; cat /proc/sys/net/core/somaxconn; cat /proc/self/oom_score_adj; \
+        df -k /dev/shm | tail -1 | tr -s ' ' | cut -d' ' -f2; test $$ != 1 && echo not process 1";
+    let text = docker.ok(&[
+        "run",
+        "--rm",
+        "--ulimit",
+        "nofile=100:200",
+        "--sysctl",
+        "net.core.somaxconn=77",
+        "--oom-score-adj",
+        "500",
+        "--shm-size",
+        "1m",
+        "--init",
+        &busybox,
+        "sh",
+        "-c",
+        script,
+    ]);
+    assert_eq!(text, "100\n200\n77\n500\n1024\nnot process 1");
+}

@@ -231,6 +231,44 @@ fn inspect_says_what_was_asked_for_and_what_is() {
 }
 
 #[test]
+fn sizes_are_what_a_container_has_written() {
+    let (docker, busybox) = setup();
+    let container = docker.container("size");
+    let write = "dd if=/dev/urandom of=/noise bs=1M count=8 && sync";
+    docker.ok(&[
+        "run",
+        "--name",
+        &container.name,
+        &busybox,
+        "sh",
+        "-c",
+        write,
+    ]);
+    let sizes = docker.ok(&[
+        "inspect",
+        "-s",
+        "-f",
+        "{{.SizeRw}} {{.SizeRootFs}}",
+        &container.name,
+    ]);
+    let (own, all) = sizes.split_once(' ').expect("two numbers");
+    let number = |text: &str| -> u64 { text.parse().expect("a size is a number") };
+    assert!((8 << 20..16 << 20).contains(&number(own)), "{sizes}");
+    assert!(number(all) > number(own), "{sizes}");
+    let filter = format!("name={}", container.name);
+    let row = docker.ok(&[
+        "ps",
+        "-a",
+        "-s",
+        "--filter",
+        &filter,
+        "--format",
+        "{{.Size}}",
+    ]);
+    assert!(row.contains("MB (virtual "), "{row}");
+}
+
+#[test]
 fn any_unambiguous_beginning_of_an_id_will_do() {
     let (docker, busybox) = setup();
     let container = detached(docker, "prefix", &[], &[&busybox, "true"]);

@@ -117,3 +117,24 @@ fn logs_of_nothing_is_an_error() {
         .exits(1)
         .fails_saying(&["no such container"]);
 }
+
+#[test]
+fn output_that_is_logged_nowhere_is_seen_by_whoever_is_attached_only() {
+    let (docker, busybox) = setup();
+    let container = docker.container("log-none");
+    let seen = docker.ok(&[
+        "run",
+        "--name",
+        &container.name,
+        "--log-driver",
+        "none",
+        &busybox,
+        "echo",
+        "seen",
+    ]);
+    assert_eq!(seen, "seen");
+    docker
+        .run(&["logs", &container.name])
+        .exits(1)
+        .fails_saying(&["configured logging driver does not support reading"]);
+}
