@@ -153,7 +153,8 @@ fn named(name: &str) -> Result<NetworkMode, ApiError> {
                 "Invalid network mode: invalid container format container:<name|id>",
             )),
             Some(_) => Err(ApiError::unsupported("another container's network is")),
-            None => Err(ApiError::not_found(format!("network {name} not found"))),
+            // Not 404, which the CLI takes for a missing image, and pulls.
+            None => Err(ApiError::bad_request(format!("network {name} not found"))),
         },
     }
 }
