@@ -65,12 +65,11 @@ const MAIN: [c_long; 12] = [
 const VCPU: [c_long; 1] = [libc::SYS_epoll_ctl];
 
 /// Files.
-const DISKS: [c_long; 7] = [
+const DISKS: [c_long; 6] = [
     libc::SYS_epoll_wait,
     libc::SYS_epoll_pwait,
     libc::SYS_preadv,
     libc::SYS_pwritev,
-    libc::SYS_pwrite64,
     libc::SYS_fdatasync,
     libc::SYS_fallocate,
 ];
