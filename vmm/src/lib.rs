@@ -29,6 +29,7 @@ mod running;
 pub mod vcpu;
 pub mod virtio;
 pub mod vsock;
+mod warnings;
 mod worker;
 
 /// Runs a microVM from beginning to end.
