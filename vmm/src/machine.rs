@@ -4,10 +4,8 @@ use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
-use kvm_ioctls::{Cap, IoEventAddress, Kvm, NoDatamatch, VcpuFd, VmFd};
+use kvm_ioctls::{IoEventAddress, NoDatamatch, VcpuFd, VmFd};
 use virtio_bindings::virtio_mmio::VIRTIO_MMIO_QUEUE_NOTIFY;
-use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::epoll::{Epoll, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -23,20 +21,18 @@ use crate::gate::Gate;
 use crate::inherit::{Inheritance, check_disk};
 use crate::jail::seccomp::{self, Thread};
 use crate::jail::{self, Limits};
+use crate::kvm;
 use crate::memory::{self, GuestMemory};
 use crate::net::{Net, tun::Tun};
 use crate::rng::Rng;
 use crate::running::{API, ENDED, Running};
 use crate::vcpu::statistics::Exits;
 use crate::vcpu::thread::{self, End, Shared};
-use crate::vcpu::{cpuid, registers};
 use crate::virtio::Device;
 use crate::virtio::mmio::{REGISTERS_SIZE, Transport};
 use crate::vsock::{MOST_CONNECTIONS, Vsock};
 use crate::worker::Worker;
 
-/// Three pages that Intel's CPUs need for real mode, below the BIOS's place at the end of 4 GiB.
-const TSS_ADDRESS: usize = 0xfffb_d000;
 /// Interrupt lines for virtio devices: those of the I/O APIC that neither timer, keyboard, cascade, serial port nor clock have on
 /// every PC. More devices than lines share them, which is safe: each event is an edge of its own, and handlers look at
 /// their own device.
@@ -76,16 +72,8 @@ impl Machine {
     /// Makes the machine, loads the guest, and locks the process in. Called once, while there is one thread.
     pub fn build(given: Inheritance) -> Result<Self, Failure> {
         let config = &given.config;
-        let vm = given
-            .kvm
-            .create_vm()
-            .map_err(Failure::kvm("making a virtual machine"))?;
         let memory = memory::create(config.memory_mib)?;
-        add_memory(&vm, &memory)?;
-        vm.set_tss_address(TSS_ADDRESS)
-            .map_err(Failure::kvm("placing the task state"))?;
-        vm.create_irq_chip()
-            .map_err(Failure::kvm("making interrupt controllers"))?;
+        let vm = kvm::virtual_machine(&given.kvm, &memory)?;
 
         let (ready, reported_free) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
         let mut devices = Worker::new().map_err(Failure::system("making an epoll"))?;
@@ -140,7 +128,7 @@ impl Machine {
             &line,
             config.vcpus,
         )?;
-        let vcpus = make_vcpus(&given.kvm, &vm, config.vcpus, entry)?;
+        let vcpus = kvm::processors(&given.kvm, &vm, config.vcpus, entry)?;
         let exits = vcpus.iter().map(Exits::of).collect();
 
         let threads = vcpus.len() + usize::from(!disks.is_empty());
@@ -266,21 +254,6 @@ fn run_disks(disks: &mut Worker, call: &EventFd, shared: &Shared) {
     }
 }
 
-fn add_memory(vm: &VmFd, memory: &GuestMemory) -> Result<(), Failure> {
-    for (slot, region) in memory.iter().enumerate() {
-        let region = kvm_userspace_memory_region {
-            slot: slot as u32,
-            flags: 0,
-            guest_phys_addr: region.start_addr().0,
-            memory_size: region.len(),
-            userspace_addr: region.as_ptr() as u64,
-        };
-        // SAFETY: the region is mapped, belongs to nothing else, and stays mapped as long as the machine.
-        unsafe { vm.set_user_memory_region(region) }.map_err(Failure::kvm("adding memory"))?;
-    }
-    Ok(())
-}
-
 fn place(index: usize) -> DevicePlace {
     DevicePlace {
         address: bus::FIRST_DEVICE + index as u64 * REGISTERS_SIZE,
@@ -304,33 +277,6 @@ fn console(vm: &VmFd, file: File) -> Result<Console, Failure> {
     let registered = console.with_interrupt(|event| vm.register_irqfd(event, bus::SERIAL_LINE));
     registered.map_err(Failure::kvm("connecting the console's interrupt"))?;
     Ok(console)
-}
-
-fn make_vcpus(
-    kvm_: &Kvm,
-    vm: &VmFd,
-    count: u8,
-    entry: boot::Entry,
-) -> Result<Vec<VcpuFd>, Failure> {
-    let supported = kvm_
-        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-        .map_err(Failure::kvm("asking for CPUID"))?;
-    let tsc_deadline = kvm_.check_extension(Cap::TscDeadlineTimer);
-    let mut vcpus = Vec::with_capacity(count.into());
-    for index in 0..count {
-        let vcpu = vm
-            .create_vcpu(index.into())
-            .map_err(Failure::kvm("making a virtual CPU"))?;
-        let cpuid = cpuid::for_vcpu(&supported, index, count, tsc_deadline);
-        vcpu.set_cpuid2(&cpuid)
-            .map_err(Failure::kvm("setting CPUID"))?;
-        registers::set_model_specific(&vcpu).map_err(Failure::kvm("setting registers"))?;
-        if index == 0 {
-            registers::set_entry(&vcpu, entry).map_err(Failure::kvm("setting registers"))?;
-        }
-        vcpus.push(vcpu);
-    }
-    Ok(vcpus)
 }
 
 /// Nanoseconds of `CLOCK_MONOTONIC`.
