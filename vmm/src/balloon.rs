@@ -14,7 +14,7 @@ use crate::virtio::chain::{self, Malformed, Readable, Writable};
 use crate::virtio::{Device, Rings};
 use crate::warnings::Warnings;
 
-// Queues without a feature that is not offered don't exist, so the one for reports comes third (virtio 1.2 section 5.5.2).
+// Queues of features that are not offered don't exist (virtio 1.2 section 5.5.2), and Linux numbers those that do: reports come third.
 const INFLATE: usize = 0;
 const DEFLATE: usize = 1;
 const REPORTING: usize = 2;
@@ -150,7 +150,7 @@ impl Device for Balloon {
     }
 
     fn write_config(&mut self, offset: usize, data: &[u8]) {
-        // Only `actual` is the driver's to write.
+        // Only `actual` is the driver's to write (virtio 1.2 section 5.5.6.1).
         let end = offset.saturating_add(data.len());
         if offset >= CONFIG_LENGTH / 2 && end <= CONFIG_LENGTH {
             self.config[offset..end].copy_from_slice(data);

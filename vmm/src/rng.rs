@@ -4,6 +4,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 
 use crate::virtio::{Device, Rings, chain};
 
+/// virtio 1.2 section 5.4.2.
 const QUEUE: usize = 0;
 const QUEUE_SIZES: [u16; 1] = [64];
 /// Bytes per request: more than Linux asks for at once, and little enough that a request can't hold up the other devices.

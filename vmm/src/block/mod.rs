@@ -19,6 +19,7 @@ mod request;
 /// Unit of sizes and offsets, bytes.
 pub const SECTOR: u64 = 512;
 
+/// virtio 1.2 section 5.2.2.
 const QUEUE: usize = 0;
 const QUEUE_SIZES: [u16; 1] = [128];
 /// Data pieces of one request: what an indirect table of the queue's size leaves beside header and status.

@@ -27,6 +27,7 @@ pub mod tun;
 
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
+/// virtio 1.2 section 5.1.2, without further pairs and a control queue.
 const QUEUE_SIZES: [u16; 2] = [256, 256];
 
 /// Bytes of an Ethernet header without VLAN.

@@ -113,6 +113,7 @@ pub fn split<'m>(
         } else if writable.slices.is_empty() {
             &mut readable
         } else {
+            // Writable ones come last (virtio 1.2 section 2.7.4.2).
             return Err(Malformed::Order);
         };
         for slice in GuestMemoryBackend::get_slices(memory, descriptor.addr(), length) {

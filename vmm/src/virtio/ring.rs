@@ -1,4 +1,4 @@
-//! A device's queues while it works on them.
+//! A device's queues while it works on them: split virtqueues (virtio 1.2 section 2.7).
 
 use std::num::Wrapping;
 
@@ -109,11 +109,13 @@ impl<'m> Rings<'m> {
                         return Some(chain);
                     }
                 }
+                // An index further ahead than the queue is long (virtio 1.2 section 2.7.6): no chain of it means anything.
                 Err(_) => {
                     ring.broken = true;
                     return None;
                 }
             }
+            // Notifications are asked for before the last look (virtio 1.2 sections 2.7.7 and 2.7.10).
             match ring.queue.enable_notification(self.memory) {
                 // Something came between looking and asking to be notified.
                 Ok(true) => ring.handed_out += 1,
@@ -134,7 +136,8 @@ impl<'m> Rings<'m> {
         }
     }
 
-    /// Returns a chain to the driver, `written` bytes of it filled.
+    /// Returns a chain to the driver, at least `written` bytes of it filled from the beginning of its writable part (virtio 1.2 section
+    /// 2.7.8.2).
     pub fn push(&mut self, index: usize, head: u16, written: u32) {
         let Some(ring) = self.rings.get_mut(index) else {
             return;
@@ -177,6 +180,7 @@ impl<'m> Rings<'m> {
     pub fn finish(self) -> Outcome {
         let mut outcome = Outcome::default();
         for ring in self.rings {
+            // Whether the driver wants to be told (virtio 1.2 section 2.7.7.2).
             if ring.used && !ring.broken {
                 match ring.queue.needs_notification(self.memory) {
                     Ok(wanted) => outcome.interrupt |= wanted,

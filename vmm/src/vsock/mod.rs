@@ -26,7 +26,7 @@ mod packet;
 
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
-/// The third, for events, is never used: the guest's CID does not change.
+/// virtio 1.2 section 5.10.2. The third, for events, is never used: the guest's CID does not change.
 const QUEUE_SIZES: [u16; 3] = [256, 256, 16];
 
 /// Connections at once. Beyond it clients wait in the listener's queue. Each costs a descriptor (see `crate::jail` for that limit) and,
