@@ -120,6 +120,10 @@ impl Vsock {
         };
         if connection.finished() {
             self.watcher.remove(connection.stream());
+            if connection.queued {
+                // A guest that offers no buffers would never let it be taken out.
+                self.sending.retain(|queued| *queued != port);
+            }
             self.connections.remove(&port);
             if !self.listening {
                 self.listening = self

@@ -361,6 +361,18 @@ fn receive_buffers_without_room_for_data_end_no_later_than_others() {
     assert_eq!(received[0].1, b"data");
 }
 
+#[test]
+fn a_guest_that_offers_no_buffers_leaves_nothing_of_a_connection_behind() {
+    let (mut bench, _client) = with_data_waiting(b"data");
+    assert_eq!(bench.vsock.sending.len(), 1);
+    let port = *bench.vsock.connections.keys().next().unwrap();
+    bench
+        .vsock
+        .packet_from_guest(&from_guest(Operation::Reset, port), &[]);
+    assert!(bench.vsock.connections.is_empty());
+    assert!(bench.vsock.sending.is_empty());
+}
+
 fn any_packet() -> impl Strategy<Value = (Header, Vec<u8>)> {
     let cid = prop_oneof![8 => Just(GUEST_CID), 1 => any::<u64>()];
     let host_port = prop_oneof![4 => FIRST_PORT..FIRST_PORT + 3, 1 => any::<u32>()];
