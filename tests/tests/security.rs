@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::path::Path;
 
 use hearth_tests::docker::Docker;
-use hearth_tests::node::Node;
+use hearth_tests::node::{Node, Setup};
 use hearth_tests::process::HUNG;
 use hearth_tests::target::{self, Target};
 use hearth_tests::wire::{self, post_json, request};
@@ -425,4 +425,17 @@ fn connections_that_say_nothing_keep_nobody_waiting() {
         drop(held);
     }
     still_answers(target);
+}
+
+#[test]
+fn a_hostile_guest_does_not_hang_its_monitor() {
+    if std::env::var_os(target::REFERENCE).is_some() {
+        return; // dockerd has no monitor.
+    }
+    // The monitor as it ships, under the kernel that it ships with.
+    let node = Node::boot(&Setup {
+        side: true,
+        ..Setup::default()
+    });
+    assert_eq!(node.side().ask("hostile-guest"), "survived");
 }

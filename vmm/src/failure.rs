@@ -1,6 +1,6 @@
 //! How the monitor fails: one line on stderr that says what, and what to do, and a status that is not zero.
 
-use std::io::Write;
+use std::io::{self, Write};
 
 use vmm_sys_util::signal::register_signal_handler;
 
@@ -41,7 +41,7 @@ pub enum Failure {
         /// Which.
         device: String,
         /// The system's words.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// See [`crate::jail`].
     #[error(transparent)]
@@ -52,18 +52,36 @@ pub enum Failure {
         /// What was being done.
         doing: &'static str,
         /// The system's words.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// The guest could not go on.
     #[error("the guest was stopped: {0}")]
     Guest(String),
 }
 
+impl Failure {
+    /// Says of KVM's error what was being done.
+    pub(crate) fn kvm(doing: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Self {
+        move |source| Self::Kvm { doing, source }
+    }
+
+    /// Says of the system's error what was being done.
+    pub(crate) fn system(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { doing, source }
+    }
+
+    /// Says of the system's error for which device it was.
+    pub(crate) fn device(name: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let device = name.into();
+        move |source| Self::Device { device, source }
+    }
+}
+
 /// Sets up that a panic in any thread, and a forbidden system call, end the process in the way that the module promises.
 pub fn prepare() {
     std::panic::set_hook(Box::new(|info| {
         let _ = writeln!(
-            std::io::stderr(),
+            io::stderr(),
             "vmm: internal error, please report it: {info}"
         );
         // SAFETY: ends the process without running anything that other threads may still use.

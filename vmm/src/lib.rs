@@ -3,7 +3,7 @@
 //! How it is configured and commanded is in `hearth_vmm_api`; the executable is [`run`] and nothing else. From start to end:
 //!
 //! 1. [`inherit`] takes over what the controller has left open;
-//! 2. [`machine`] makes memory, virtual CPUs and devices, and [`boot`] fills memory;
+//! 2. [`machine`] makes memory and devices, [`kvm`] the virtual machine and its CPUs, and [`boot`] fills memory;
 //! 3. [`jail`] gives up everything that is not needed from here on;
 //! 4. the virtual CPUs' threads run the guest ([`vcpu`]), one thread the disks, and the main thread all other devices and the
 //!    command socket ([`api`]).
@@ -21,6 +21,7 @@ pub mod failure;
 pub mod gate;
 pub mod inherit;
 pub mod jail;
+pub mod kvm;
 pub mod machine;
 pub mod memory;
 pub mod net;
@@ -29,6 +30,7 @@ mod running;
 pub mod vcpu;
 pub mod virtio;
 pub mod vsock;
+mod warnings;
 mod worker;
 
 /// Runs a microVM from beginning to end.

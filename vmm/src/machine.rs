@@ -4,10 +4,8 @@ use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
-use kvm_ioctls::{Cap, IoEventAddress, Kvm, NoDatamatch, VcpuFd, VmFd};
+use kvm_ioctls::{IoEventAddress, NoDatamatch, VcpuFd, VmFd};
 use virtio_bindings::virtio_mmio::VIRTIO_MMIO_QUEUE_NOTIFY;
-use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::epoll::{Epoll, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -23,20 +21,18 @@ use crate::gate::Gate;
 use crate::inherit::{Inheritance, check_disk};
 use crate::jail::seccomp::{self, Thread};
 use crate::jail::{self, Limits};
+use crate::kvm;
 use crate::memory::{self, GuestMemory};
 use crate::net::{Net, tun::Tun};
 use crate::rng::Rng;
 use crate::running::{API, ENDED, Running};
 use crate::vcpu::statistics::Exits;
 use crate::vcpu::thread::{self, End, Shared};
-use crate::vcpu::{cpuid, registers};
 use crate::virtio::Device;
 use crate::virtio::mmio::{REGISTERS_SIZE, Transport};
 use crate::vsock::{MOST_CONNECTIONS, Vsock};
 use crate::worker::Worker;
 
-/// Three pages that Intel's CPUs need for real mode, below the BIOS's place at the end of 4 GiB.
-const TSS_ADDRESS: usize = 0xfffb_d000;
 /// Interrupt lines for virtio devices: those of the I/O APIC that neither timer, keyboard, cascade, serial port nor clock have on
 /// every PC. More devices than lines share them, which is safe: each event is an edge of its own, and handlers look at
 /// their own device.
@@ -72,39 +68,24 @@ pub struct Machine {
     _memory: GuestMemory,
 }
 
-fn kvm<T>(doing: &'static str, result: Result<T, kvm_ioctls::Error>) -> Result<T, Failure> {
-    result.map_err(|source| Failure::Kvm { doing, source })
-}
-
-fn system<T>(doing: &'static str, result: std::io::Result<T>) -> Result<T, Failure> {
-    result.map_err(|source| Failure::System { doing, source })
-}
-
-fn device<T>(name: impl Into<String>, result: std::io::Result<T>) -> Result<T, Failure> {
-    result.map_err(|source| Failure::Device {
-        device: name.into(),
-        source,
-    })
-}
-
 impl Machine {
     /// Makes the machine, loads the guest, and locks the process in. Called once, while there is one thread.
     pub fn build(given: Inheritance) -> Result<Self, Failure> {
         let config = &given.config;
-        let vm = kvm("making a virtual machine", given.kvm.create_vm())?;
         let memory = memory::create(config.memory_mib)?;
-        add_memory(&vm, &memory)?;
-        kvm("placing the task state", vm.set_tss_address(TSS_ADDRESS))?;
-        kvm("making interrupt controllers", vm.create_irq_chip())?;
+        let vm = kvm::virtual_machine(&given.kvm, &memory)?;
 
         let (ready, reported_free) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
-        let mut devices = system("making an epoll", Worker::new())?;
-        let mut disks = system("making an epoll", Worker::new())?;
+        let mut devices = Worker::new().map_err(Failure::system("making an epoll"))?;
+        let mut disks = Worker::new().map_err(Failure::system("making an epoll"))?;
         let mut all: Vec<Arc<Transport>> = Vec::new();
         let mut add = |worker: &mut Worker, name: &str, made: Box<dyn Device>| {
-            let transport = Arc::new(device(name, Transport::new(made, memory.clone()))?);
+            let transport =
+                Arc::new(Transport::new(made, memory.clone()).map_err(Failure::device(name))?);
             connect(&vm, &transport, all.len())?;
-            device(name, worker.add(transport.clone()))?;
+            worker
+                .add(transport.clone())
+                .map_err(Failure::device(name))?;
             all.push(transport);
             Ok::<(), Failure>(())
         };
@@ -116,19 +97,18 @@ impl Machine {
             .max();
         for (index, (file, disk)) in given.disks.into_iter().zip(&config.disks).enumerate() {
             let name = format!("disk {index}");
-            device(name.as_str(), check_disk(&file))?;
-            let block = device(name.as_str(), Block::new(file, disk.read_only))?;
+            check_disk(&file).map_err(Failure::device(name.as_str()))?;
+            let block = Block::new(file, disk.read_only).map_err(Failure::device(name.as_str()))?;
             add(&mut disks, &name, Box::new(block))?;
         }
         if let (Some(network), Some(tun)) = (&config.network, given.tun) {
-            let tun = device("network", Tun::new(tun))?;
-            let net = device("network", Net::new(network, tun, &devices.watcher()))?;
+            let tun = Tun::new(tun).map_err(Failure::device("network"))?;
+            let net =
+                Net::new(network, tun, &devices.watcher()).map_err(Failure::device("network"))?;
             add(&mut devices, "network", Box::new(net))?;
         }
-        let vsock = device(
-            "vsock",
-            Vsock::new(given.vsock, ready.clone(), devices.watcher()),
-        )?;
+        let vsock = Vsock::new(given.vsock, ready.clone(), devices.watcher())
+            .map_err(Failure::device("vsock"))?;
         add(&mut devices, "vsock", Box::new(vsock))?;
         add(&mut devices, "random numbers", Box::new(Rng))?;
         add(
@@ -148,22 +128,22 @@ impl Machine {
             &line,
             config.vcpus,
         )?;
-        let vcpus = make_vcpus(&given.kvm, &vm, config.vcpus, entry)?;
+        let vcpus = kvm::processors(&given.kvm, &vm, config.vcpus, entry)?;
         let exits = vcpus.iter().map(Exits::of).collect();
 
         let threads = vcpus.len() + usize::from(!disks.is_empty());
-        let shared = Arc::new(system("making an event", Shared::new(Gate::new(threads)))?);
-        let control = Arc::new(system("making an epoll", Epoll::new())?);
+        let shared =
+            Arc::new(Shared::new(Gate::new(threads)).map_err(Failure::system("making an event"))?);
+        let control = Arc::new(Epoll::new().map_err(Failure::system("making an epoll"))?);
         let watcher = |source| Watcher::new(control.clone(), source);
-        let api = device("command socket", Server::new(given.api, watcher(API)))?;
-        system(
-            "watching for the end",
-            watcher(ENDED).add(&shared.ended, 0, EventSet::IN),
-        )?;
-        system(
-            "watching the command socket",
-            devices.watch_other(control.as_ref()),
-        )?;
+        let api =
+            Server::new(given.api, watcher(API)).map_err(Failure::device("command socket"))?;
+        watcher(ENDED)
+            .add(&shared.ended, 0, EventSet::IN)
+            .map_err(Failure::system("watching for the end"))?;
+        devices
+            .watch_other(control.as_ref())
+            .map_err(Failure::system("watching the command socket"))?;
 
         let limits = Limits {
             descriptors: MOST_CONNECTIONS as u64 + OTHER_DESCRIPTORS,
@@ -219,17 +199,23 @@ impl Machine {
             let thread = std::thread::Builder::new()
                 .name(format!("vcpu{index}"))
                 .stack_size(STACK);
-            running
-                .vcpus
-                .push(system("starting a thread", thread.spawn(work))?);
+            running.vcpus.push(
+                thread
+                    .spawn(work)
+                    .map_err(Failure::system("starting a thread"))?,
+            );
         }
         if !self.disks.is_empty() {
-            let call = system("making an event", EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC))?;
+            let call = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)
+                .map_err(Failure::system("making an event"))?;
             let mut disks = self.disks;
-            system("watching an event", disks.watch_other(&call))?;
+            disks
+                .watch_other(&call)
+                .map_err(Failure::system("watching an event"))?;
             let (shared, own_call) = (
                 running.shared.clone(),
-                system("sharing an event", call.try_clone())?,
+                call.try_clone()
+                    .map_err(Failure::system("sharing an event"))?,
             );
             let work = move || {
                 if let Err(error) = seccomp::install(Thread::Disks, &disk) {
@@ -241,7 +227,9 @@ impl Machine {
                 .name("disks".to_owned())
                 .stack_size(STACK);
             running.disks = Some(call);
-            system("starting a thread", thread.spawn(work))?;
+            thread
+                .spawn(work)
+                .map_err(Failure::system("starting a thread"))?;
         }
         seccomp::install(Thread::Main, &main)?;
         running.shared.gate.open();
@@ -266,23 +254,6 @@ fn run_disks(disks: &mut Worker, call: &EventFd, shared: &Shared) {
     }
 }
 
-fn add_memory(vm: &VmFd, memory: &GuestMemory) -> Result<(), Failure> {
-    for (slot, region) in memory.iter().enumerate() {
-        let region = kvm_userspace_memory_region {
-            slot: slot as u32,
-            flags: 0,
-            guest_phys_addr: region.start_addr().0,
-            memory_size: region.len(),
-            userspace_addr: region.as_ptr() as u64,
-        };
-        // SAFETY: the region is mapped, belongs to nothing else, and stays mapped as long as the machine.
-        kvm("adding memory", unsafe {
-            vm.set_user_memory_region(region)
-        })?;
-    }
-    Ok(())
-}
-
 fn place(index: usize) -> DevicePlace {
     DevicePlace {
         address: bus::FIRST_DEVICE + index as u64 * REGISTERS_SIZE,
@@ -294,47 +265,18 @@ fn place(index: usize) -> DevicePlace {
 /// Connects a device's two events with the guest: one for all its queues, since looking at an empty queue costs less than an event.
 fn connect(vm: &VmFd, transport: &Transport, index: usize) -> Result<(), Failure> {
     let place = place(index);
-    kvm(
-        "connecting an interrupt",
-        vm.register_irqfd(transport.interrupt().event(), place.line),
-    )?;
+    vm.register_irqfd(transport.interrupt().event(), place.line)
+        .map_err(Failure::kvm("connecting an interrupt"))?;
     let address = IoEventAddress::Mmio(place.address + u64::from(VIRTIO_MMIO_QUEUE_NOTIFY));
-    kvm(
-        "connecting a device",
-        vm.register_ioevent(transport.notify(), &address, NoDatamatch),
-    )
+    vm.register_ioevent(transport.notify(), &address, NoDatamatch)
+        .map_err(Failure::kvm("connecting a device"))
 }
 
 fn console(vm: &VmFd, file: File) -> Result<Console, Failure> {
-    let console = device("console", Console::new(file))?;
+    let console = Console::new(file).map_err(Failure::device("console"))?;
     let registered = console.with_interrupt(|event| vm.register_irqfd(event, bus::SERIAL_LINE));
-    kvm("connecting the console's interrupt", registered)?;
+    registered.map_err(Failure::kvm("connecting the console's interrupt"))?;
     Ok(console)
-}
-
-fn make_vcpus(
-    kvm_: &Kvm,
-    vm: &VmFd,
-    count: u8,
-    entry: boot::Entry,
-) -> Result<Vec<VcpuFd>, Failure> {
-    let supported = kvm(
-        "asking for CPUID",
-        kvm_.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES),
-    )?;
-    let tsc_deadline = kvm_.check_extension(Cap::TscDeadlineTimer);
-    let mut vcpus = Vec::with_capacity(count.into());
-    for index in 0..count {
-        let vcpu = kvm("making a virtual CPU", vm.create_vcpu(index.into()))?;
-        let cpuid = cpuid::for_vcpu(&supported, index, count, tsc_deadline);
-        kvm("setting CPUID", vcpu.set_cpuid2(&cpuid))?;
-        kvm("setting registers", registers::set_model_specific(&vcpu))?;
-        if index == 0 {
-            kvm("setting registers", registers::set_entry(&vcpu, entry))?;
-        }
-        vcpus.push(vcpu);
-    }
-    Ok(vcpus)
 }
 
 /// Nanoseconds of `CLOCK_MONOTONIC`.

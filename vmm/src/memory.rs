@@ -7,11 +7,11 @@
 //!
 //! The mapping is private, anonymous and not reserved: a page exists once the guest has touched it.
 
-use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_sfence, _mm_stream_si128};
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 
-use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::mm::Advice;
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{
     GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
@@ -86,7 +86,7 @@ pub fn create(mib: u32) -> Result<GuestMemory, Error> {
 /// Copies `length` bytes of `file` from `offset` on to guest address `at`.
 ///
 /// Copied rather than mapped: a kernel patches half of its own text while it starts, so that most mapped pages would be faulted in
-/// twice and then be private all the same, and a copy lies in large pages. Mapping instead took 8000 exits for a start where this takes 1600.
+/// twice and then be private all the same. Mapping instead took 8000 exits for a start where this takes 1600.
 pub fn place_file(
     memory: &GuestMemory,
     what: &'static str,
@@ -100,82 +100,36 @@ pub fn place_file(
     let too_small = || Error::TooSmall { what, mib: mib() };
     let bytes = usize::try_from(length).map_err(|_| too_small())?;
     let to = memory.get_slice(at, bytes).map_err(|_| too_small())?;
-    let size = file.metadata().map_err(failed)?.len();
-    if offset.checked_add(length).is_none_or(|end| end > size) {
-        let reason = io::Error::new(io::ErrorKind::UnexpectedEof, "the file is cut short");
-        return Err(failed(reason));
-    }
-    if bytes > 0 {
-        let before = offset % PAGE;
-        let source = Source::map(file, offset - before, bytes + before as usize).map_err(failed)?;
-        source.copy_to(before as usize, &to);
+    let start = to.ptr_guard_mut().as_ptr();
+    let mut done = 0;
+    while done < bytes {
+        let from = offset
+            .checked_add(done as u64)
+            .and_then(|from| libc::off_t::try_from(from).ok())
+            .ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
+        // SAFETY: the system writes what is left of the slice at most. Nothing holds a reference into guest memory.
+        let count = unsafe {
+            let rest = start.wrapping_add(done);
+            libc::pread(file.as_raw_fd(), rest.cast(), bytes - done, from)
+        };
+        match usize::try_from(count) {
+            Ok(0) => {
+                let cut_short = "the file is cut short";
+                return Err(failed(io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    cut_short,
+                )));
+            }
+            Ok(count) => done += count,
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(failed(error));
+                }
+            }
+        }
     }
     Ok(())
-}
-
-/// A part of a file, mapped for reading.
-struct Source {
-    start: *mut libc::c_void,
-    bytes: usize,
-}
-
-impl Source {
-    /// Maps `bytes` from `offset` on, a multiple of [`PAGE`]; the caller has seen that the file has them.
-    fn map(file: &File, offset: u64, bytes: usize) -> io::Result<Self> {
-        let flags = MapFlags::SHARED | MapFlags::POPULATE;
-        // SAFETY: a new mapping at an address of the system's choice concerns nobody else.
-        let start = unsafe {
-            rustix::mm::mmap(
-                std::ptr::null_mut(),
-                bytes,
-                ProtFlags::READ,
-                flags,
-                file,
-                offset,
-            )?
-        };
-        Ok(Self { start, bytes })
-    }
-
-    /// Copies from byte `from` on as much as `to` has room for.
-    fn copy_to(&self, from: usize, to: &VolatileSlice<'_>) {
-        let length = to.len().min(self.bytes.saturating_sub(from));
-        let source = self.start.cast::<u8>().wrapping_add(from);
-        let target = to.ptr_guard_mut().as_ptr();
-        // SAFETY: `length` bytes are there on both sides: inside this mapping and inside the slice. They can't overlap, since
-        // the mapping is not guest memory.
-        unsafe { stream(source, target, length) };
-    }
-}
-
-impl Drop for Source {
-    fn drop(&mut self) {
-        // SAFETY: the mapping is this value's own, and nothing borrows from it.
-        let _ = unsafe { rustix::mm::munmap(self.start, self.bytes) };
-    }
-}
-
-/// Copies memory past the caches: what is copied here is more than they hold and not looked at again by this CPU.
-///
-/// # Safety
-///
-/// `length` bytes can be read from `source` and written to `target`, and the two don't overlap.
-unsafe fn stream(source: *const u8, target: *mut u8, length: usize) {
-    const UNIT: usize = size_of::<__m128i>();
-    let head = target.align_offset(UNIT).min(length);
-    let units = (length - head) / UNIT;
-    let tail = head + units * UNIT;
-    // SAFETY: the caller's promise; all three parts lie inside `length`, and `target + head` is aligned for the units.
-    unsafe {
-        std::ptr::copy_nonoverlapping(source, target, head);
-        for at in (head..tail).step_by(UNIT) {
-            let unit = _mm_loadu_si128(source.add(at).cast());
-            _mm_stream_si128(target.add(at).cast(), unit);
-        }
-        // Other CPUs see what was streamed before anything that is written later.
-        _mm_sfence();
-        std::ptr::copy_nonoverlapping(source.add(tail), target.add(tail), length - tail);
-    }
 }
 
 /// Gives the pages that lie wholly inside a slice of guest memory back to the host; the guest reads zeros afterwards. Returns

@@ -4,6 +4,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 
 use crate::virtio::{Device, Rings, chain};
 
+/// virtio 1.2 section 5.4.2.
 const QUEUE: usize = 0;
 const QUEUE_SIZES: [u16; 1] = [64];
 /// Bytes per request: more than Linux asks for at once, and little enough that a request can't hold up the other devices.
@@ -44,6 +45,7 @@ impl Device for Rng {
                 let got = rustix::rand::getrandom(&mut bytes[..wanted], flags).unwrap_or(0);
                 written = room.write_some(&bytes[..got]);
             }
+            // Fewer bytes than there is room for are an answer too (virtio 1.2 section 5.4.6.2).
             rings.push(QUEUE, head, written as u32);
         }
     }
@@ -70,6 +72,15 @@ mod tests {
         memory.read_slice(&mut bytes, GuestAddress(0x1000)).unwrap();
         assert!(bytes[..200].iter().any(|byte| *byte != 0));
         assert!(bytes[200..].iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn a_request_for_any_number_of_bytes_gets_a_page_at_most() {
+        let memory = memory();
+        let mut ring = [Ring::new(64)];
+        offer(&memory, &mut ring[0], &[vec![(0, 0x4_0000, true); 60]]);
+        Rng.notified(&mut Rings::new(&memory, &mut ring));
+        assert_eq!(used(&memory, &ring[0]), [(0, MOST_AT_ONCE as u32)]);
     }
 
     proptest! {

@@ -20,13 +20,6 @@ use crate::worker::Worker;
 pub(crate) const API: u32 = 0;
 pub(crate) const ENDED: u32 = 1;
 
-fn failed<T>(result: std::io::Result<T>) -> Result<T, Failure> {
-    result.map_err(|source| Failure::System {
-        doing: "waiting for events",
-        source,
-    })
-}
-
 /// A microVM whose threads run, as its main thread sees it.
 pub(crate) struct Running {
     pub(crate) name: String,
@@ -50,13 +43,14 @@ impl Running {
         mut api: Server,
         control: &Epoll,
     ) -> Result<(), Failure> {
+        let failed = || Failure::system("waiting for events");
         let mut ready = Vec::new();
         loop {
             let paused = self.shared.gate.closed();
-            if !paused && !failed(devices.turn())? {
+            if !paused && !devices.turn().map_err(failed())? {
                 continue;
             }
-            failed(events::wait(control, paused, &mut ready))?;
+            events::wait(control, paused, &mut ready).map_err(failed())?;
             for event in ready.drain(..) {
                 match event.source {
                     API => api.ready(event.token, self),

@@ -9,15 +9,18 @@
 //! read PATH        a file
 //! kmsg             the kernel's log, where init and control write too
 //! freeze PID       stops a process, PID 1 included, as no signal could
+//! hostile-guest    runs a monitor with a hostile guest; "survived" where that went well
 //! ```
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use hearth_hostile_guest::trial;
 
 use crate::processes;
 
@@ -75,6 +78,16 @@ fn converse(client: &TcpStream) -> Result<()> {
             fs::write(format!("{group}/cgroup.procs"), pid)?;
             fs::write(format!("{group}/cgroup.freeze"), "1")?;
             "frozen".to_owned()
+        }
+        ["hostile-guest"] => {
+            let folder = Path::new("/run/hostile-guest");
+            fs::create_dir_all(folder)?;
+            trial::run(
+                Path::new("/usr/lib/hearth/vmm"),
+                folder,
+                Some(trial::tun()?),
+            )?;
+            "survived".to_owned()
         }
         _ => bail!("no such command: {line:?}"),
     };

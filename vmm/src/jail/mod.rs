@@ -40,15 +40,14 @@ pub enum Error {
     },
 }
 
-/// Adds what was being done to an error.
-pub(crate) fn doing<T>(
-    doing: &'static str,
-    result: Result<T, impl Into<io::Error>>,
-) -> Result<T, Error> {
-    result.map_err(|source| Error::System {
-        doing,
-        source: source.into(),
-    })
+impl Error {
+    /// Says of a system call's error what was being done.
+    fn system<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> Self {
+        move |error| Self::System {
+            doing,
+            source: error.into(),
+        }
+    }
 }
 
 /// Gives up everything but system calls. Called once, while there is only one thread: user ids and capabilities are a thread's.
@@ -59,7 +58,7 @@ pub fn confine(
     limits: &Limits,
 ) -> Result<(), Error> {
     if let Some(cgroup) = cgroup {
-        doing("joining the cgroup", rustix::io::write(cgroup, b"0"))?;
+        rustix::io::write(cgroup, b"0").map_err(Error::system("joining the cgroup"))?;
     }
     namespaces::enter(root)?;
     privileges::drop_all(jail.uid, jail.gid, limits)

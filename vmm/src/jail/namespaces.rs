@@ -9,7 +9,7 @@ use rustix::mount::{MountPropagationFlags, UnmountFlags};
 use rustix::process::{chroot, fchdir};
 use rustix::thread::UnshareFlags;
 
-use super::{Error, doing};
+use super::Error;
 
 /// Moves this process into name spaces of its own, with `root` as its root directory and nothing else mounted.
 ///
@@ -20,32 +20,26 @@ pub fn enter(root: &OwnedFd) -> Result<(), Error> {
     let flags =
         UnshareFlags::NEWNS | UnshareFlags::NEWNET | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
     // SAFETY: none of these flags unshares the table of file descriptors.
-    doing("making name spaces", unsafe {
-        rustix::thread::unshare_unsafe(flags)
-    })?;
+    unsafe { rustix::thread::unshare_unsafe(flags) }
+        .map_err(Error::system("making name spaces"))?;
     // What is unmounted here stays mounted for everybody else.
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    doing(
-        "making mounts private",
-        rustix::mount::mount_change("/", private),
-    )?;
+    rustix::mount::mount_change("/", private).map_err(Error::system("making mounts private"))?;
     match rustix::mount::unmount("/", UnmountFlags::DETACH) {
         Err(Errno::INVAL) => unmount_children()?,
-        result => doing("unmounting everything", result)?,
+        result => result.map_err(Error::system("unmounting everything"))?,
     }
-    doing("entering the root directory", fchdir(root))?;
-    doing("changing the root", chroot("."))
+    fchdir(root).map_err(Error::system("entering the root directory"))?;
+    chroot(".").map_err(Error::system("changing the root"))
 }
 
 /// Unmounts everything below a root that has to stay.
 fn unmount_children() -> Result<(), Error> {
-    let table = doing(
-        "reading /proc/self/mountinfo",
-        std::fs::read("/proc/self/mountinfo"),
-    )?;
+    let table = std::fs::read("/proc/self/mountinfo")
+        .map_err(Error::system("reading /proc/self/mountinfo"))?;
     for place in children_of_root(&table) {
         let unmounted = rustix::mount::unmount(&place, UnmountFlags::DETACH);
-        doing("unmounting everything", unmounted)?;
+        unmounted.map_err(Error::system("unmounting everything"))?;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use rustix::thread::{
     set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
-use super::{Error, doing};
+use super::Error;
 
 /// What the process may still use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,40 +32,29 @@ pub(super) fn drop_all(uid: u32, gid: u32, limits: &Limits) -> Result<(), Error>
             },
         )
     };
-    doing(
-        "limiting descriptors",
-        limit(Resource::Nofile, limits.descriptors),
-    )?;
-    doing(
-        "limiting file sizes",
-        limit(Resource::Fsize, limits.file_size),
-    )?;
-    doing("limiting threads", limit(Resource::Nproc, limits.threads))?;
+    limit(Resource::Nofile, limits.descriptors).map_err(Error::system("limiting descriptors"))?;
+    limit(Resource::Fsize, limits.file_size).map_err(Error::system("limiting file sizes"))?;
+    limit(Resource::Nproc, limits.threads).map_err(Error::system("limiting threads"))?;
     // A core dump would hold the guest's memory.
-    doing("forbidding core dumps", limit(Resource::Core, 0))?;
+    limit(Resource::Core, 0).map_err(Error::system("forbidding core dumps"))?;
     for bit in 0..u64::BITS {
         // EINVAL: the kernel's last capability was the one before.
         match remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << bit)) {
             Err(rustix::io::Errno::INVAL) => break,
-            result => doing("emptying the capability bounding set", result)?,
+            result => result.map_err(Error::system("emptying the capability bounding set"))?,
         }
     }
-    doing("leaving groups", set_thread_groups(&[]))?;
+    set_thread_groups(&[]).map_err(Error::system("leaving groups"))?;
     let (user, group) = (Uid::from_raw(uid), Gid::from_raw(gid));
-    doing(
-        "changing the group",
-        set_thread_res_gid(group, group, group),
-    )?;
-    doing("changing the user", set_thread_res_uid(user, user, user))?;
+    set_thread_res_gid(group, group, group).map_err(Error::system("changing the group"))?;
+    set_thread_res_uid(user, user, user).map_err(Error::system("changing the user"))?;
     let none = CapabilitySets {
         effective: CapabilitySet::empty(),
         permitted: CapabilitySet::empty(),
         inheritable: CapabilitySet::empty(),
     };
-    doing("dropping capabilities", set_capabilities(None, none))?;
-    doing("giving up new privileges", set_no_new_privs(true))?;
-    doing(
-        "hiding memory from others",
-        set_dumpable_behavior(DumpableBehavior::NotDumpable),
-    )
+    set_capabilities(None, none).map_err(Error::system("dropping capabilities"))?;
+    set_no_new_privs(true).map_err(Error::system("giving up new privileges"))?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(Error::system("hiding memory from others"))
 }

@@ -71,7 +71,7 @@ impl Header {
         if self.needs_checksum() {
             self.csum_start = self.csum_start.checked_sub(ETHERNET as u16)?;
         }
-        // A hint, and some drivers leave it zero.
+        // A hint that nobody may rely on (virtio 1.2 section 5.1.6.2.2), and some drivers leave it zero.
         self.hdr_len = self.hdr_len.saturating_sub(ETHERNET as u16);
         Some(self)
     }

@@ -27,17 +27,20 @@ pub mod tun;
 
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
+/// virtio 1.2 section 5.1.2, without further pairs and a control queue.
 const QUEUE_SIZES: [u16; 2] = [256, 256];
 
 /// Bytes of an Ethernet header without VLAN.
 const ETHERNET: usize = 14;
 /// Largest IP packet.
 const LARGEST_PACKET: usize = 65_535;
+/// What a packet from the host counts for in its event, however small it is: a system call, and a copy at most.
+const PACKET_COST: u64 = 16 << 10;
 /// Everything in front of an IP packet in a buffer of the guest.
 const FRONT: usize = HEADER + ETHERNET;
 /// Answers of the gateway that wait for room; a guest that asks and offers none loses the rest.
 const MOST_REPLIES: usize = 16;
-/// virtio 1.2 section 5.1.4: `mac`, `status`, `max_virtqueue_pairs`, `mtu`.
+/// `struct virtio_net_config` (virtio 1.2 section 5.1.4): `mac`, `status`, `max_virtqueue_pairs`, `mtu`.
 const CONFIG_LENGTH: usize = 12;
 
 /// Addresses on both sides of the guest's link.
@@ -154,9 +157,11 @@ impl<T: Packets> Net<T> {
     }
 
     /// Takes the next packet for the guest from the host and dresses it; returns how long it then is.
-    fn fetch(&mut self, rings: &Rings<'_>, buffer: &mut [u8]) -> Option<usize> {
+    fn fetch(&mut self, rings: &mut Rings<'_>, buffer: &mut [u8]) -> Option<usize> {
         // Packets wait in the TUN queue, which has a sensible length, rather than here.
         while self.readable && rings.available(RECEIVE) {
+            // Whoever floods the host with what is then thrown away does not keep the thread either.
+            rings.charge(RECEIVE, PACKET_COST);
             let (front, packet) = buffer.split_at_mut(FRONT);
             let (header, ethernet) = front.split_at_mut(HEADER);
             let length = match self.packets.receive(header, packet) {
@@ -199,11 +204,13 @@ impl<T: Packets> Net<T> {
             room += writable.len();
             buffers.push((head, writable));
             if !self.mergeable && room < frame.len() as u64 {
-                // The guest has refused large packets and made its buffers too small for small ones.
+                // Without mergeable buffers a packet goes into one (virtio 1.2 section 5.1.6.3.2). The guest has refused large packets
+                // and made its buffers too small for small ones.
                 rings.push(RECEIVE, head, 0);
                 return true;
             }
         }
+        // All but the last are filled to their ends (virtio 1.2 section 5.1.6.4.1).
         let count = u16::try_from(buffers.len()).unwrap_or(u16::MAX);
         Header::set_buffers(frame, count);
         let mut rest = &frame[..];

@@ -239,6 +239,35 @@ fn a_packet_larger_than_a_buffer_is_spread_and_one_without_room_waits() {
     assert_eq!(frames[0][ETHERNET..], large);
 }
 
+#[test]
+fn a_flood_of_packets_for_others_does_not_keep_the_device() {
+    let other = ipv4(GATEWAY, Ipv4Addr::new(10, 88, 0, 3), b"not for you");
+    let mine = ipv4(GATEWAY, GUEST, b"for you");
+    let mut net = device([vec![other; 2000], vec![mine]].concat());
+    let memory = memory();
+    let mut rings = rings();
+    offer_at(
+        &memory,
+        &mut rings[RECEIVE],
+        0,
+        &[vec![(0x2_0000, 0x100, true)]],
+    );
+    let mut events = 0;
+    loop {
+        let before = net.packets.waiting.len();
+        let mut event = Rings::new(&memory, &mut rings);
+        net.notified(&mut event);
+        events += 1;
+        let again = event.finish().again;
+        assert!(before - net.packets.waiting.len() <= 512);
+        if !again {
+            break;
+        }
+    }
+    assert!(events > 3);
+    assert_eq!(received(&memory, &rings[RECEIVE]).len(), 1);
+}
+
 proptest! {
     #[test]
     fn any_descriptors_are_answered(

@@ -2,6 +2,9 @@
 
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
+/// Leaf 0, EBX: the first four letters of "GenuineIntel".
+const INTEL: u32 = u32::from_le_bytes(*b"Genu");
+
 // Leaf 1.
 const HYPERVISOR: u32 = 1 << 31;
 const VMX: u32 = 1 << 5;
@@ -10,6 +13,13 @@ const PERFORMANCE_CAPABILITIES: u32 = 1 << 15;
 const DEBUG_STORE_64: u32 = 1 << 2;
 const HYPER_THREADING: u32 = 1 << 28;
 const DEBUG_STORE: u32 = 1 << 21;
+
+// Leaf 7. Intel's processor trace and last branch records are performance counters of another kind; enclaves need memory that there is
+// not for them.
+const PROCESSOR_TRACE: u32 = 1 << 25;
+const ENCLAVES: u32 = 1 << 2;
+const ENCLAVE_LAUNCH: u32 = 1 << 30;
+const LAST_BRANCH_RECORDS: u32 = 1 << 19;
 
 // Leaf 0x8000_0001, ECX: IBS and the three sets of performance counters of AMD.
 const AMD_COUNTERS: u32 = 1 << 10 | 1 << 23 | 1 << 24 | 1 << 28;
@@ -33,6 +43,8 @@ const LEVEL_CORE: u32 = 2;
 pub fn for_vcpu(supported: &CpuId, index: u8, count: u8, tsc_deadline: bool) -> CpuId {
     let (id, count) = (u32::from(index), u32::from(count));
     let bits = count.next_power_of_two().trailing_zeros();
+    let mut basic = supported.as_slice().iter();
+    let intel = basic.any(|entry| entry.function == 0 && entry.ebx == INTEL);
     let mut entries: Vec<kvm_cpuid_entry2> = Vec::with_capacity(supported.as_slice().len() + 3);
     for entry in supported.as_slice() {
         let mut entry = *entry;
@@ -54,7 +66,13 @@ pub fn for_vcpu(supported: &CpuId, index: u8, count: u8, tsc_deadline: bool) -> 
                 let sharing = sharing(entry.eax, count);
                 entry.eax = entry.eax & 0x3fff | (sharing - 1) << 14 | ((1 << bits) - 1) << 26;
             }
-            0xa | 0x8000_0022 => {
+            7 if entry.index == 0 => {
+                entry.ebx &= !(PROCESSOR_TRACE | ENCLAVES);
+                entry.ecx &= !ENCLAVE_LAUNCH;
+                entry.edx &= !LAST_BRANCH_RECORDS;
+            }
+            // Counters, enclaves, trace, branch records; AMD's counters.
+            0xa | 0x12 | 0x14 | 0x1c | 0x8000_0022 => {
                 entry = kvm_cpuid_entry2 {
                     function: entry.function,
                     index: entry.index,
@@ -62,7 +80,7 @@ pub fn for_vcpu(supported: &CpuId, index: u8, count: u8, tsc_deadline: bool) -> 
                     ..Default::default()
                 };
             }
-            // Replaced below.
+            // Replaced below. Where 0x1f is empty, 0xb counts (Intel's manual, volume 2, CPUID).
             0xb | 0x1f => continue,
             0x4000_0001 => entry.eax &= !ASYNC_PAGE_FAULTS,
             0x8000_0001 => {
@@ -71,7 +89,8 @@ pub fn for_vcpu(supported: &CpuId, index: u8, count: u8, tsc_deadline: bool) -> 
                     entry.ecx &= !AMD_LEGACY_MULTICORE;
                 }
             }
-            0x8000_0008 => entry.ecx = entry.ecx & !0xffff | (count - 1) | bits << 12,
+            // Reserved on Intel's.
+            0x8000_0008 if !intel => entry.ecx = entry.ecx & !0xffff | (count - 1) | bits << 12,
             0x8000_001d if entry.eax & 0x1f != 0 => {
                 entry.eax = entry.eax & 0x3fff | (sharing(entry.eax, count) - 1) << 14;
             }
@@ -154,6 +173,87 @@ mod tests {
             assert_eq!(find(&cpuid, 4, 0).eax >> 14 & 0xfff, 0);
             assert_eq!(find(&cpuid, 4, 1).eax >> 14 & 0xfff, 7);
         }
+    }
+
+    /// What KVM supports on a processor of Intel's with two threads a core: it hands on the host's own caches and topology.
+    fn intel() -> CpuId {
+        let leaf = |function, index, registers: [u32; 4]| kvm_cpuid_entry2 {
+            function,
+            index,
+            eax: registers[0],
+            ebx: registers[1],
+            ecx: registers[2],
+            edx: registers[3],
+            ..Default::default()
+        };
+        CpuId::from_entries(&[
+            leaf(0, 0, [0x1f, 0x756e_6547, 0x6c65_746e, 0x4965_6e69]),
+            leaf(1, 0, [0x0003_06c3, 0x0310_0800, u32::MAX, u32::MAX]),
+            // First level data and instructions, second level: shared by the two threads; third: by all sixteen.
+            leaf(4, 0, [0x1c00_4121, 0x01c0_003f, 63, 0]),
+            leaf(4, 1, [0x1c00_4122, 0x01c0_003f, 63, 0]),
+            leaf(4, 2, [0x1c00_4143, 0x01c0_003f, 511, 0]),
+            leaf(4, 3, [0x1c03_c163, 0x03c0_003f, 8191, 6]),
+            leaf(4, 4, [0; 4]),
+            leaf(7, 0, [0, u32::MAX, u32::MAX, u32::MAX]),
+            leaf(0xa, 0, [0x0730_0403, 0, 0, 0x603]),
+            leaf(0xb, 0, [1, 2, 0x100, 9]),
+            leaf(0xb, 1, [4, 16, 0x201, 9]),
+            leaf(0x12, 0, [1, 0, 0, 0x2f1f]),
+            leaf(0x14, 0, [1, 0xf, 7, 0]),
+            leaf(0x1c, 0, [0x4000_00ff, 7, 7, 0]),
+            leaf(0x1f, 0, [1, 2, 0x100, 9]),
+            leaf(0x8000_0008, 0, [0x3027, 0, 0, 0]),
+        ])
+        .unwrap()
+    }
+
+    #[test]
+    fn no_two_cpus_of_a_guest_say_that_they_are_threads_of_one_core() {
+        for count in [1, 2, 3, 4, 8] {
+            for index in 0..count {
+                let cpuid = for_vcpu(&intel(), index, count, true);
+                let together = u32::from(count.next_power_of_two());
+                // Intel's rule: threads a core are those that share the first level, of as many as the package has ids for.
+                for level in 0..4 {
+                    let cache = find(&cpuid, 4, level);
+                    let sharing = (cache.eax >> 14 & 0xfff) + 1;
+                    assert_eq!(sharing, if level == 3 { together } else { 1 });
+                    assert_eq!((cache.eax >> 26) + 1, together);
+                }
+                assert_eq!(find(&cpuid, 4, 4).eax, 0);
+                assert_eq!(find(&cpuid, 1, 0).ebx >> 16 & 0xff, together);
+                let threads = find(&cpuid, 0xb, 0);
+                assert_eq!((threads.eax, threads.ebx), (0, 1));
+                assert_eq!(find(&cpuid, 0xb, 1).ebx, u32::from(count));
+                assert!(cpuid.as_slice().iter().all(|leaf| leaf.function != 0x1f));
+                assert_eq!(find(&cpuid, 0x8000_0008, 0).ecx, 0);
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_host_has_learnt_of_its_processors_weaknesses_is_handed_on() {
+        // Leaf 7, EDX: MD_CLEAR, IBRS, STIBP, L1D_FLUSH, ARCH_CAPABILITIES, SSBD.
+        let weaknesses = 1 << 10 | 0b11_1111 << 26 & !(1 << 30);
+        let leaf = find(&for_vcpu(&intel(), 0, 2, true), 7, 0);
+        assert_eq!(leaf.edx & weaknesses, weaknesses);
+    }
+
+    #[test]
+    fn there_are_no_counters_traces_or_enclaves_of_intels() {
+        let cpuid = for_vcpu(&intel(), 0, 2, true);
+        for function in [0xa, 0x12, 0x14, 0x1c] {
+            let leaf = find(&cpuid, function, 0);
+            assert_eq!((leaf.eax, leaf.ebx, leaf.ecx, leaf.edx), (0, 0, 0, 0));
+        }
+        let features = find(&cpuid, 7, 0);
+        assert_eq!(features.ebx & (PROCESSOR_TRACE | ENCLAVES), 0);
+        assert_eq!(features.ecx & ENCLAVE_LAUNCH, 0);
+        assert_eq!(features.edx & LAST_BRANCH_RECORDS, 0);
+        let basic = find(&cpuid, 1, 0);
+        assert_eq!(basic.ecx & (DEBUG_STORE_64 | VMX), 0);
+        assert_eq!(basic.edx & DEBUG_STORE, 0);
     }
 
     #[test]

@@ -12,8 +12,10 @@ use vm_memory::{ByteValued, GuestMemoryBackend, VolatileSlice};
 use super::ring::Chain;
 use crate::memory::GuestMemory;
 
-/// Linux's `IOV_MAX`; a chain in more pieces is refused. Our own queues are shorter, so a correct driver does not get there.
-const MAX_PIECES: usize = 1024;
+/// Descriptors of a chain, empty ones included: no chain is longer than its queue, in an indirect table either (virtio 1.2 section
+/// 2.7.5.3.1), and our queues have at most this many. Each becomes at most two pieces, one in each region of guest memory, and the
+/// system takes 1024 at once (`IOV_MAX`).
+const MOST_DESCRIPTORS: usize = 256;
 
 /// The driver made a chain that means nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -24,8 +26,8 @@ pub enum Malformed {
     /// A readable descriptor follows a writable one (virtio 1.2 section 2.7.4.2).
     #[error("a readable descriptor follows a writable one")]
     Order,
-    /// More pieces than the system takes at once.
-    #[error("a chain of more than {MAX_PIECES} descriptors")]
+    /// Longer than any queue.
+    #[error("a chain of more than {MOST_DESCRIPTORS} descriptors")]
     TooLong,
     /// The chain holds less than the device needs.
     #[error("a chain that is too short")]
@@ -40,13 +42,9 @@ struct Pieces<'m> {
 }
 
 impl<'m> Pieces<'m> {
-    fn add(&mut self, slice: VolatileSlice<'m>) -> Result<(), Malformed> {
-        if self.slices.len() == MAX_PIECES {
-            return Err(Malformed::TooLong);
-        }
+    fn add(&mut self, slice: VolatileSlice<'m>) {
         self.length += slice.len() as u64;
         self.slices.push(slice);
-        Ok(())
     }
 
     /// Cuts off everything from `at` on.
@@ -95,14 +93,17 @@ pub struct Readable<'m>(Pieces<'m>);
 #[derive(Debug, Default)]
 pub struct Writable<'m>(Pieces<'m>);
 
-/// Takes a chain apart.
+/// Takes a chain apart, however it is laid out (virtio 1.2 section 2.7.4.1).
 pub fn split<'m>(
     memory: &'m GuestMemory,
     chain: Chain<'m>,
 ) -> Result<(Readable<'m>, Writable<'m>), Malformed> {
     let mut readable = Pieces::default();
     let mut writable = Pieces::default();
-    for descriptor in chain {
+    for (index, descriptor) in chain.enumerate() {
+        if index == MOST_DESCRIPTORS {
+            return Err(Malformed::TooLong);
+        }
         let length = descriptor.len() as usize;
         if length == 0 {
             continue;
@@ -112,10 +113,11 @@ pub fn split<'m>(
         } else if writable.slices.is_empty() {
             &mut readable
         } else {
+            // Writable ones come last (virtio 1.2 section 2.7.4.2).
             return Err(Malformed::Order);
         };
         for slice in GuestMemoryBackend::get_slices(memory, descriptor.addr(), length) {
-            to.add(slice.map_err(|_| Malformed::OutsideMemory)?)?;
+            to.add(slice.map_err(|_| Malformed::OutsideMemory)?);
         }
     }
     Ok((Readable(readable), Writable(writable)))
@@ -234,7 +236,7 @@ impl<'m> Writable<'m> {
 }
 
 fn count(vectors: &[libc::iovec]) -> libc::c_int {
-    // At most `MAX_PIECES`.
+    // Two for each of `MOST_DESCRIPTORS`.
     vectors.len() as libc::c_int
 }
 
@@ -273,6 +275,44 @@ mod tests {
     use crate::virtio::ring::{Ring, Rings};
     use crate::virtio::testing::{any_descriptors, memory, offer};
     use proptest::prelude::*;
+    use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT};
+    use virtio_queue::QueueT;
+    use virtio_queue::desc::split::Descriptor;
+    use vm_memory::{Bytes, GuestAddress};
+
+    /// What a chain becomes that begins with `first` in a queue of `size`.
+    fn split_raw(size: u16, first: Descriptor) -> Result<usize, Malformed> {
+        let memory = memory();
+        // An indirect table as long as there is room for below the queue, every descriptor empty and followed by the next.
+        for index in 0..30_000u16 {
+            let descriptor = Descriptor::new(0x1000, 0, VRING_DESC_F_NEXT as u16, index + 1);
+            let at = GuestAddress(16 * u64::from(index));
+            memory.write_obj(descriptor, at).unwrap();
+        }
+        let mut rings = [Ring::new(size)];
+        offer(&memory, &mut rings[0], &[vec![(0x1000, 1, true)]]);
+        let table = GuestAddress(rings[0].queue.desc_table());
+        memory.write_obj(first, table).unwrap();
+        let mut rings = Rings::new(&memory, &mut rings);
+        let chain = rings.pop(0).unwrap();
+        split(&memory, chain)
+            .map(|(readable, writable)| readable.0.slices.len() + writable.0.slices.len())
+    }
+
+    #[test]
+    fn a_chain_longer_than_any_queue_is_refused_even_if_it_holds_nothing() {
+        let table = |count: u32| Descriptor::new(0, 16 * count, VRING_DESC_F_INDIRECT as u16, 0);
+        assert_eq!(split_raw(256, table(256)), Ok(0));
+        assert_eq!(split_raw(256, table(257)), Err(Malformed::TooLong));
+        assert_eq!(split_raw(256, table(30_000)), Err(Malformed::TooLong));
+    }
+
+    #[test]
+    fn a_chain_that_leads_back_to_itself_ends() {
+        let itself = Descriptor::new(0x1000, 1, VRING_DESC_F_NEXT as u16, 0);
+        assert_eq!(split_raw(16, itself), Ok(16));
+        assert_eq!(split_raw(256, itself), Ok(256));
+    }
 
     proptest! {
         #[test]

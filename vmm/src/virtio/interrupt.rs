@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use virtio_bindings::virtio_mmio::{VIRTIO_MMIO_INT_CONFIG, VIRTIO_MMIO_INT_VRING};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-/// The interrupt status register and the event that KVM turns into an interrupt (irqfd).
+/// The interrupt status register (virtio 1.2 sections 4.2.2 and 4.2.2.1: a bit stays until the driver acknowledges it) and the event that KVM turns into an interrupt (irqfd).
 ///
 /// Apart from the transport's lock: a virtual CPU that serves an interrupt must not wait for a device that is busy.
 #[derive(Debug)]

@@ -21,13 +21,13 @@ use crate::memory::GuestMemory;
 /// Bytes of guest address space that a device's registers take: a page, as Linux expects.
 pub const REGISTERS_SIZE: u64 = 4096;
 
-/// `"virt"`.
+/// `"virt"` (virtio 1.2 section 4.2.2.1).
 const MAGIC: u32 = 0x7472_6976;
-/// Register layout without the legacy ones.
+/// Register layout without the legacy ones (virtio 1.2 section 4.2.2.1).
 const VERSION: u32 = 2;
 /// Linux shows it and does nothing with it: "HRTH".
 const VENDOR: u32 = 0x4854_5248;
-/// What the shared memory registers say when there is no such region.
+/// What the shared memory registers say when there is no such region (virtio 1.2 section 4.2.2, `SHMLenLow`).
 const NO_SHARED_MEMORY: u32 = u32::MAX;
 
 /// A device, its registers, and the two events that connect it to the guest.
@@ -143,6 +143,7 @@ impl Transport {
 
     /// The driver has notified, or the device has asked to be called again.
     pub fn notified(&self) {
+        // Nothing may have happened at all (virtio 1.2 section 2.7.10.2: spurious notifications).
         let _ = self.notify.read();
         self.with_rings(|device, rings| {
             if rings.active() {
@@ -181,7 +182,7 @@ impl State {
             | 1 << VIRTIO_RING_F_INDIRECT_DESC
     }
 
-    /// The driver is there, and nothing is wrong.
+    /// The driver is there, and nothing is wrong. Queues are touched in no other state (virtio 1.2 sections 2.1.2 and 2.4.1).
     fn active(&self) -> bool {
         self.status & VIRTIO_CONFIG_S_DRIVER_OK != 0
             && self.status & VIRTIO_CONFIG_S_NEEDS_RESET == 0
@@ -229,7 +230,7 @@ impl State {
             VIRTIO_MMIO_DEVICE_FEATURES_SEL => self.device_features_page = value,
             VIRTIO_MMIO_DRIVER_FEATURES_SEL => self.driver_features_page = value,
             VIRTIO_MMIO_DRIVER_FEATURES => {
-                // Fixed once accepted.
+                // Fixed once accepted: only a reset opens them again (virtio 1.2 section 2.2).
                 if self.status & VIRTIO_CONFIG_S_FEATURES_OK == 0 {
                     let (mask, shift) = match self.driver_features_page {
                         0 => (!0 << 32, 0),
@@ -244,7 +245,8 @@ impl State {
         }
     }
 
-    /// A queue is set up between FEATURES_OK and DRIVER_OK, and stays as it is from then on until a reset.
+    /// A queue is set up between FEATURES_OK and DRIVER_OK (virtio 1.2 sections 3.1.1 and 4.2.3.2), and stays as it is from then on
+    /// until a reset.
     fn write_queue(&mut self, register: u32, value: u32) {
         let open = self.status & VIRTIO_CONFIG_S_FEATURES_OK != 0
             && self.status & VIRTIO_CONFIG_S_DRIVER_OK == 0;
@@ -273,12 +275,15 @@ impl State {
     }
 
     fn write_status(&mut self, value: u32, memory: &GuestMemory, interrupt: &Interrupt) {
+        // Writing zero is a reset (virtio 1.2 section 4.2.2, `Status`); no bit is cleared otherwise (section 2.1.1).
         if value == 0 {
             self.reset();
             interrupt.clear();
             return;
         }
         let new = value & !self.status & !VIRTIO_CONFIG_S_NEEDS_RESET;
+        // Features that were not offered are refused by leaving FEATURES_OK unset, and so is a legacy driver, which does not know
+        // VIRTIO_F_VERSION_1 (virtio 1.2 sections 2.2.2 and 6.2).
         if new & VIRTIO_CONFIG_S_FEATURES_OK != 0 {
             let acceptable = self.driver_features & !self.offered() == 0
                 && self.driver_features & 1 << VIRTIO_F_VERSION_1 != 0;
@@ -301,6 +306,7 @@ impl State {
                 }
                 self.device.activate(self.driver_features);
             } else {
+                // Told by a notification, too (virtio 1.2 section 2.1.2).
                 self.status |= VIRTIO_CONFIG_S_NEEDS_RESET;
                 interrupt.config_changed();
             }
@@ -309,6 +315,7 @@ impl State {
 
     fn reset(&mut self) {
         self.device.reset();
+        // No queue is ready after a reset (virtio 1.2 section 4.2.2.1).
         for (ring, size) in self.rings.iter_mut().zip(self.device.queue_sizes()) {
             *ring = Ring::new(*size);
         }

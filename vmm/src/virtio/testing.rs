@@ -35,6 +35,9 @@ pub fn offer_at(memory: &GuestMemory, ring: &mut Ring, place: u64, chains: &[Vec
         .unwrap();
     let mock = MockSplitQueue::create(memory, GuestAddress(start), ring.queue.max_size().min(256));
     let mut queue: Queue = mock.create_queue().unwrap();
+    // The mock's own place for it lies in the second half of a long available ring.
+    let used = start + QUEUE_SPACE / 2;
+    queue.set_used_ring_address(Some(used as u32), Some((used >> 32) as u32));
     std::mem::swap(&mut queue, &mut ring.queue);
     let mut offset = 0;
     for chain in chains {

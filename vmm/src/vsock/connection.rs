@@ -36,7 +36,7 @@ enum Phase {
     Over,
 }
 
-/// Outcome of [`Connection::speak`].
+/// Outcome of [`Connection::packet_to_guest`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Produced {
     /// A packet, with so many bytes of payload.
@@ -52,7 +52,7 @@ pub(super) struct Connection {
     host_port: u32,
     guest_port: u32,
     phase: Phase,
-    /// It is in the device's queue of those that want to speak.
+    /// It is in the device's queue of those that have a packet for the guest.
     pub(super) queued: bool,
     /// The client may have sent something.
     readable: bool,
@@ -135,7 +135,7 @@ impl Connection {
         }
     }
 
-    /// Bytes that the guest has room for.
+    /// Bytes that the guest has room for: `buf_alloc - (tx_cnt - fwd_cnt)` (virtio 1.2 section 5.10.6.3).
     fn credit(&self) -> u32 {
         let under_way = (self.sent - self.guest_forwarded).0;
         self.guest_buffer.saturating_sub(under_way)
@@ -154,8 +154,8 @@ impl Connection {
             && (self.asked_for_credit || (self.forwarded - self.announced).0 >= BUFFER / 2)
     }
 
-    /// Whether `speak` is worth a try.
-    pub(super) fn wants_to_speak(&self, knocked: bool) -> bool {
+    /// Whether [`Connection::packet_to_guest`] is worth a call.
+    pub(super) fn has_packet_to_guest(&self, knocked: bool) -> bool {
         self.reset
             || match self.phase {
                 Phase::Greeting { .. } | Phase::Draining | Phase::Over | Phase::Requested => false,
@@ -168,8 +168,8 @@ impl Connection {
             }
     }
 
-    /// Makes the next packet for the guest, its payload in the front of `payload`.
-    pub(super) fn speak(&mut self, knocked: bool, payload: &mut [u8]) -> Produced {
+    /// Makes the next packet for the guest, its payload in the front of `payload`, which isn't empty.
+    pub(super) fn packet_to_guest(&mut self, knocked: bool, payload: &mut [u8]) -> Produced {
         if self.reset {
             self.reset = false;
             return self.packet(Operation::Reset);
@@ -182,7 +182,8 @@ impl Connection {
             Phase::Open => {}
             _ => return Produced::Nothing,
         }
-        if self.may_read() && !payload.is_empty() {
+        if self.may_read() {
+            // No more than the guest has said it has room for (virtio 1.2 section 5.10.6.3.2).
             let most = payload.len().min(self.credit() as usize);
             if most == 0 {
                 if !self.asking_for_credit {
@@ -212,7 +213,7 @@ impl Connection {
         Produced::Nothing
     }
 
-    /// A packet without payload; every packet tells the guest how much it may send.
+    /// A packet without payload; every packet tells the guest how much it may send (virtio 1.2 section 5.10.6.3.2).
     fn packet(&mut self, operation: Operation) -> Produced {
         self.announced = self.forwarded;
         self.asked_for_credit = false;
@@ -301,7 +302,7 @@ impl Connection {
     }
 
     /// The guest has sent a packet for this connection.
-    pub(super) fn hear(&mut self, header: &Header, payload: &[u8], watcher: &Watcher) {
+    pub(super) fn packet_from_guest(&mut self, header: &Header, payload: &[u8], watcher: &Watcher) {
         self.guest_buffer = header.buffer;
         self.guest_forwarded = Wrapping(header.forwarded);
         self.asking_for_credit = false;
@@ -332,6 +333,7 @@ impl Connection {
     }
 
     fn take(&mut self, payload: &[u8], watcher: &Watcher) {
+        // The driver must not send more than there is room for (virtio 1.2 section 5.10.6.3.1).
         let ahead = (self.received - self.forwarded).0 as usize + payload.len();
         if ahead > BUFFER as usize || self.guest_ended & SHUTDOWN_SEND != 0 {
             self.abort();
@@ -389,6 +391,7 @@ impl Connection {
     }
 
     fn guest_ends(&mut self, flags: u32) {
+        // Bits once set stay set (virtio 1.2 section 5.10.6.5).
         let new = flags & !self.guest_ended & (SHUTDOWN_SEND | SHUTDOWN_RECEIVE);
         self.guest_ended |= new;
         if new & SHUTDOWN_RECEIVE != 0 {
@@ -396,7 +399,7 @@ impl Connection {
         }
         self.pass_on_end();
         if self.guest_ended == SHUTDOWN_SEND | SHUTDOWN_RECEIVE {
-            // The guest waits for this before it forgets the connection.
+            // The guest waits for this before it forgets the connection (virtio 1.2 section 5.10.6.5, clean disconnect).
             self.reset = true;
             self.phase = Phase::Draining;
         }

@@ -26,12 +26,14 @@ mod packet;
 
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
-/// The third, for events, is never used: the guest's CID does not change.
+/// virtio 1.2 section 5.10.2. The third, for events, is never used: the guest's CID does not change.
 const QUEUE_SIZES: [u16; 3] = [256, 256, 16];
 
-/// Connections at once. Beyond it clients wait in the listener's queue. Each costs a descriptor; see `crate::jail` for that limit.
+/// Connections at once. Beyond it clients wait in the listener's queue. Each costs a descriptor (see `crate::jail` for that limit) and,
+/// where its client reads nothing, [`connection::BUFFER`] bytes that the guest has sent ahead: 32 MiB at the very most.
 pub const MOST_CONNECTIONS: usize = 512;
-/// Refusals that wait for room; a guest that provokes more than that and offers no buffers does not get the rest.
+/// Refusals that wait for room; a guest that provokes more than that and offers no buffers does not get the rest. The transmit queue
+/// goes on being served meanwhile (virtio 1.2 section 5.10.6.1.2).
 const MOST_REFUSALS: usize = 64;
 /// Token of the listener; connections have their host port, which starts above.
 const LISTENER: Token = 0;
@@ -51,7 +53,7 @@ pub struct Vsock {
     connections: HashMap<u32, Connection>,
     next_port: u32,
     /// Host ports of connections that have something for the guest.
-    speaking: VecDeque<u32>,
+    sending: VecDeque<u32>,
     /// Packets that belong to no connection.
     refused: VecDeque<Header>,
     scratch: Vec<u8>,
@@ -74,7 +76,7 @@ impl Vsock {
             ready,
             connections: HashMap::new(),
             next_port: FIRST_PORT,
-            speaking: VecDeque::new(),
+            sending: VecDeque::new(),
             refused: VecDeque::new(),
             scratch: vec![0; LARGEST_PAYLOAD],
             config: GUEST_CID.to_le_bytes(),
@@ -118,6 +120,10 @@ impl Vsock {
         };
         if connection.finished() {
             self.watcher.remove(connection.stream());
+            if connection.queued {
+                // A guest that offers no buffers would never let it be taken out.
+                self.sending.retain(|queued| *queued != port);
+            }
             self.connections.remove(&port);
             if !self.listening {
                 self.listening = self
@@ -125,18 +131,20 @@ impl Vsock {
                     .add(&self.listener, LISTENER, EventSet::IN)
                     .is_ok();
             }
-        } else if connection.wants_to_speak(knocked) && !connection.queued {
+        } else if connection.has_packet_to_guest(knocked) && !connection.queued {
             connection.queued = true;
-            self.speaking.push_back(port);
+            self.sending.push_back(port);
         }
     }
 
-    fn hear(&mut self, header: &Header, payload: &[u8]) {
+    fn packet_from_guest(&mut self, header: &Header, payload: &[u8]) {
+        // What is of an unknown type, or nobody's, is answered with a reset (virtio 1.2 section 5.10.6.4.2).
         if header.src_cid != GUEST_CID || header.dst_cid != HOST_CID || header.kind != TYPE_STREAM {
             self.refuse(header);
             return;
         }
         if header.operation == Operation::Request as u16 {
+            // Nobody listens on the host (virtio 1.2 section 5.10.6.5).
             self.refuse(header);
             if !self.ready.swap(true, Ordering::Relaxed) {
                 let ports: Vec<u32> = self.connections.keys().copied().collect();
@@ -147,7 +155,7 @@ impl Vsock {
         let port = header.dst_port;
         match self.connections.get_mut(&port) {
             Some(connection) if connection.guest_port() == Some(header.src_port) => {
-                connection.hear(header, payload, &self.watcher);
+                connection.packet_from_guest(header, payload, &self.watcher);
                 self.settle(port);
             }
             _ => self.refuse(header),
@@ -168,7 +176,7 @@ impl Vsock {
             if let Ok((mut readable, _)) = chain::split(memory, chain)
                 && let Some(header) = unpack(&mut readable, &mut payload)
             {
-                self.hear(&header, &payload);
+                self.packet_from_guest(&header, &payload);
             }
             rings.push(TRANSMIT, head, 0);
         }
@@ -176,21 +184,25 @@ impl Vsock {
 
     fn receive(&mut self, rings: &mut Rings<'_>) {
         let memory = rings.memory();
-        while !self.refused.is_empty() || !self.speaking.is_empty() {
+        while !self.refused.is_empty() || !self.sending.is_empty() {
             let Some(chain) = rings.pop(RECEIVE) else {
                 return;
             };
             let head = chain.head_index();
             let room = chain::split(memory, chain).map(|(_, room)| room);
             let Some((mut room, most)) = room.ok().and_then(|room| {
-                let most = room.len().checked_sub(HEADER as u64)?;
+                let most = room
+                    .len()
+                    .checked_sub(HEADER as u64)
+                    .filter(|most| *most > 0)?;
                 Some((room, usize::try_from(most).ok()?.min(LARGEST_PAYLOAD)))
             }) else {
-                // Too small for anything: it goes back empty.
+                // Not even a byte behind the header (virtio 1.2 section 5.10.6.4): no connection's data could go on. It goes back
+                // empty, and a larger one may follow.
                 rings.push(RECEIVE, head, 0);
                 continue;
             };
-            let Some((header, length)) = self.next_packet(most) else {
+            let Some((header, length)) = self.packet_to_guest(most) else {
                 rings.put_back(RECEIVE);
                 return;
             };
@@ -200,18 +212,20 @@ impl Vsock {
         }
     }
 
-    /// What is to be said next, payload in `scratch`.
-    fn next_packet(&mut self, most: usize) -> Option<(Header, usize)> {
+    /// The next packet for the guest, its payload in `scratch`, for which there is room for `most` bytes, at least one.
+    fn packet_to_guest(&mut self, most: usize) -> Option<(Header, usize)> {
         if let Some(header) = self.refused.pop_front() {
             return Some((header, 0));
         }
-        while let Some(port) = self.speaking.pop_front() {
+        // Each is asked once: one that has nothing now, and is at the back again, is asked at the next event.
+        for _ in 0..self.sending.len() {
+            let port = self.sending.pop_front()?;
             let knocked = self.knocked();
             let Some(connection) = self.connections.get_mut(&port) else {
                 continue;
             };
             connection.queued = false;
-            let produced = connection.speak(knocked, &mut self.scratch[..most]);
+            let produced = connection.packet_to_guest(knocked, &mut self.scratch[..most]);
             // To the back of the queue, so that connections take turns.
             self.settle(port);
             if let Produced::Packet(header, length) = produced {
@@ -281,7 +295,7 @@ impl Device for Vsock {
             }
             waits
         });
-        self.speaking.clear();
+        self.sending.clear();
         self.refused.clear();
         self.ready.store(false, Ordering::Relaxed);
         if !self.listening {

@@ -10,19 +10,19 @@
 /// Bytes of a header.
 pub(super) const HEADER: usize = 44;
 
-/// The host's context id.
+/// The host's context id (virtio 1.2 section 5.10.4).
 pub(super) const HOST_CID: u64 = 2;
 /// The guest's: each has a monitor of its own, so all may have the same, the first that is not reserved.
 pub(super) const GUEST_CID: u64 = 3;
-/// `VIRTIO_VSOCK_TYPE_STREAM`.
+/// `VIRTIO_VSOCK_TYPE_STREAM` (virtio 1.2 section 5.10.6.2).
 pub(super) const TYPE_STREAM: u16 = 1;
 
-/// Flag of a shutdown: its sender will not receive any more.
+/// Flag of a shutdown: its sender will not receive any more (virtio 1.2 section 5.10.6.5).
 pub(super) const SHUTDOWN_RECEIVE: u32 = 1;
 /// Flag of a shutdown: its sender will not send any more.
 pub(super) const SHUTDOWN_SEND: u32 = 2;
 
-/// Section 5.10.6, `enum virtio_vsock_op`.
+/// `enum virtio_vsock_op` (virtio 1.2 section 5.10.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
 pub(super) enum Operation {

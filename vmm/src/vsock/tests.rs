@@ -17,7 +17,7 @@ use crate::virtio::testing::{any_descriptors, honest_descriptors, memory, offer_
 const PORT: u32 = 1024;
 const ROOM: u32 = 4096;
 
-/// A device, and what is needed to have it talk.
+/// A device, and what is needed to drive it.
 struct Bench {
     vsock: Vsock,
     epoll: Arc<Epoll>,
@@ -47,7 +47,7 @@ impl Bench {
         stream
     }
 
-    /// Lets the device see all that has happened on the host, and the guest say `packets`; returns what the guest then hears.
+    /// Lets the device see all that has happened on the host, and the guest send `packets`; returns what it then receives.
     fn turn(&mut self, packets: &[(Header, Vec<u8>)]) -> Vec<(Header, Vec<u8>)> {
         let memory = memory();
         let mut rings = QUEUE_SIZES.map(Ring::new);
@@ -90,8 +90,8 @@ impl Bench {
         }
         self.vsock.notified(&mut Rings::new(&memory, &mut rings));
         assert_eq!(used(&memory, &rings[TRANSMIT]).len(), packets.len());
-        let heard = used(&memory, &rings[RECEIVE]);
-        let hear = |(head, length): (u32, u32)| {
+        let received = used(&memory, &rings[RECEIVE]);
+        let read = |(head, length): (u32, u32)| {
             let mut bytes = vec![0; length as usize];
             let at = 0x4_0000 + 0x1000 * u64::from(head);
             memory.read_slice(&mut bytes, GuestAddress(at)).unwrap();
@@ -100,16 +100,16 @@ impl Bench {
             assert_eq!(header.length as usize, payload.len());
             (header, payload)
         };
-        heard.into_iter().map(hear).collect()
+        received.into_iter().map(read).collect()
     }
 
     /// Connects a client to a guest that has knocked; returns it and the connection's host port.
     fn connected(&mut self) -> (UnixStream, u32) {
         self.turn(&[(from_guest(Operation::Request, 1), vec![])]);
         let client = self.client(PORT);
-        let heard = self.turn(&[]);
-        assert_eq!(operations(&heard), [Operation::Request as u16]);
-        let port = heard[0].0.src_port;
+        let received = self.turn(&[]);
+        assert_eq!(operations(&received), [Operation::Request as u16]);
+        let port = received[0].0.src_port;
         assert!(
             self.turn(&[(from_guest(Operation::Response, port), vec![])])
                 .is_empty()
@@ -150,13 +150,13 @@ fn a_client_waits_for_the_knock_which_is_refused() {
     assert!(bench.turn(&[]).is_empty());
     // What a driver does first.
     bench.vsock.reset();
-    let heard = bench.turn(&[(from_guest(Operation::Request, 1), vec![])]);
+    let received = bench.turn(&[(from_guest(Operation::Request, 1), vec![])]);
     assert_eq!(
-        operations(&heard),
+        operations(&received),
         [Operation::Reset as u16, Operation::Request as u16]
     );
-    assert_eq!((heard[0].0.src_port, heard[0].0.dst_port), (1, PORT));
-    assert_eq!(heard[1].0.dst_port, PORT);
+    assert_eq!((received[0].0.src_port, received[0].0.dst_port), (1, PORT));
+    assert_eq!(received[1].0.dst_port, PORT);
     assert!(bench.vsock.ready.load(Ordering::Relaxed));
 }
 
@@ -181,13 +181,13 @@ fn bytes_flow_both_ways_and_ends_close_one_by_one() {
     let (mut client, port) = bench.connected();
     client.write_all(b"question").unwrap();
     client.shutdown(std::net::Shutdown::Write).unwrap();
-    let heard = bench.turn(&[]);
+    let received = bench.turn(&[]);
     assert_eq!(
-        operations(&heard),
+        operations(&received),
         [Operation::ReadWrite as u16, Operation::Shutdown as u16]
     );
-    assert_eq!(heard[0].1, b"question");
-    assert_eq!(heard[1].0.flags, SHUTDOWN_SEND);
+    assert_eq!(received[0].1, b"question");
+    assert_eq!(received[1].0.flags, SHUTDOWN_SEND);
     assert!(
         bench
             .turn(&[data(port, b"ans"), data(port, b"wer")])
@@ -197,8 +197,8 @@ fn bytes_flow_both_ways_and_ends_close_one_by_one() {
         flags: SHUTDOWN_SEND | SHUTDOWN_RECEIVE,
         ..from_guest(Operation::Shutdown, port)
     };
-    let heard = bench.turn(&[(end, vec![])]);
-    assert_eq!(operations(&heard), [Operation::Reset as u16]);
+    let received = bench.turn(&[(end, vec![])]);
+    assert_eq!(operations(&received), [Operation::Reset as u16]);
     let mut answer = String::new();
     client.read_to_string(&mut answer).unwrap();
     assert_eq!(answer, "answer");
@@ -220,9 +220,9 @@ fn the_guest_may_end_its_side_first() {
     client.write_all(b"still here").unwrap();
     assert_eq!(bench.turn(&[])[0].1, b"still here");
     drop(client);
-    let heard = bench.turn(&[]);
-    assert_eq!(operations(&heard), [Operation::Shutdown as u16]);
-    assert_eq!(heard[0].0.flags, SHUTDOWN_SEND | SHUTDOWN_RECEIVE);
+    let received = bench.turn(&[]);
+    assert_eq!(operations(&received), [Operation::Shutdown as u16]);
+    assert_eq!(received[0].0.flags, SHUTDOWN_SEND | SHUTDOWN_RECEIVE);
     bench.turn(&[(from_guest(Operation::Reset, port), vec![])]);
     assert!(bench.vsock.connections.is_empty());
 }
@@ -237,10 +237,10 @@ fn no_more_is_sent_than_the_guest_has_room_for() {
     };
     bench.turn(&[(small, vec![])]);
     client.write_all(&[7; 25]).unwrap();
-    let heard = bench.turn(&[]);
-    assert_eq!(heard[0].1.len(), 10);
+    let received = bench.turn(&[]);
+    assert_eq!(received[0].1.len(), 10);
     assert_eq!(
-        operations(&heard),
+        operations(&received),
         [Operation::ReadWrite as u16, Operation::CreditRequest as u16]
     );
     assert!(bench.turn(&[]).is_empty());
@@ -248,8 +248,8 @@ fn no_more_is_sent_than_the_guest_has_room_for() {
         forwarded: 10,
         ..small
     };
-    let heard = bench.turn(&[(more, vec![])]);
-    assert_eq!(heard[0].1.len(), 10);
+    let received = bench.turn(&[(more, vec![])]);
+    assert_eq!(received[0].1.len(), 10);
     let more = Header {
         forwarded: 20,
         ..small
@@ -265,8 +265,8 @@ fn a_guest_that_sends_more_than_it_may_is_reset() {
     let payload = vec![1; 32 << 10];
     let mut reset = false;
     for _ in 0..64 {
-        let heard = bench.turn(&[data(port, &payload)]);
-        reset |= operations(&heard).contains(&(Operation::Reset as u16));
+        let received = bench.turn(&[data(port, &payload)]);
+        reset |= operations(&received).contains(&(Operation::Reset as u16));
     }
     assert!(reset);
     drop(client);
@@ -280,18 +280,18 @@ fn a_slow_client_gets_everything_and_the_guest_its_credit_back() {
     let mut stalled = false;
     while sent < 1 << 20 {
         let size = 8192;
-        let mut heard = Vec::new();
+        let mut received = Vec::new();
         if granted.wrapping_sub(sent) >= size {
-            heard = bench.turn(&[data(port, &vec![sent as u8 ^ 3; size as usize])]);
+            received = bench.turn(&[data(port, &vec![sent as u8 ^ 3; size as usize])]);
             sent += size;
         } else {
             stalled = true;
             let mut bytes = vec![0; 1 << 16];
             let count = client.read(&mut bytes).unwrap();
             got.extend_from_slice(&bytes[..count]);
-            heard.extend(bench.turn(&[]));
+            received.extend(bench.turn(&[]));
         }
-        for (header, _) in heard {
+        for (header, _) in received {
             assert_ne!(header.operation, Operation::Reset as u16);
             granted = header.forwarded.wrapping_add(header.buffer);
         }
@@ -323,6 +323,54 @@ fn clients_see_the_end_when_the_driver_goes() {
     bench.vsock.reset();
     assert_eq!(client.read(&mut [0]).unwrap(), 0);
     assert!(!bench.vsock.knocked());
+}
+
+/// Bench and client of a connection for which the client has written `bytes`, and the device knows.
+fn with_data_waiting(bytes: &[u8]) -> (Bench, UnixStream) {
+    let mut bench = Bench::new();
+    let (mut client, _) = bench.connected();
+    client.write_all(bytes).unwrap();
+    let memory = memory();
+    let mut ready = Vec::new();
+    events::wait(&bench.epoll, false, &mut ready).unwrap();
+    for event in ready.drain(..) {
+        let mut none: [Ring; 0] = [];
+        bench.vsock.ready(
+            event.token,
+            event.events,
+            &mut Rings::new(&memory, &mut none),
+        );
+    }
+    (bench, client)
+}
+
+#[test]
+fn receive_buffers_without_room_for_data_end_no_later_than_others() {
+    let (mut bench, _client) = with_data_waiting(b"data");
+    let memory = memory();
+    let mut rings = QUEUE_SIZES.map(Ring::new);
+    let small = vec![vec![(0x1000, HEADER as u32, true)]; 100];
+    offer_at(&memory, &mut rings[RECEIVE], 0, &small);
+    bench.vsock.notified(&mut Rings::new(&memory, &mut rings));
+    // All of them are back, with nothing in them, and the data has not suffered.
+    let back = used(&memory, &rings[RECEIVE]);
+    assert_eq!(back.len(), 100);
+    assert!(back.iter().all(|(_, written)| *written == 0));
+    let received = bench.turn(&[]);
+    assert_eq!(operations(&received), [Operation::ReadWrite as u16]);
+    assert_eq!(received[0].1, b"data");
+}
+
+#[test]
+fn a_guest_that_offers_no_buffers_leaves_nothing_of_a_connection_behind() {
+    let (mut bench, _client) = with_data_waiting(b"data");
+    assert_eq!(bench.vsock.sending.len(), 1);
+    let port = *bench.vsock.connections.keys().next().unwrap();
+    bench
+        .vsock
+        .packet_from_guest(&from_guest(Operation::Reset, port), &[]);
+    assert!(bench.vsock.connections.is_empty());
+    assert!(bench.vsock.sending.is_empty());
 }
 
 fn any_packet() -> impl Strategy<Value = (Header, Vec<u8>)> {
@@ -371,6 +419,30 @@ proptest! {
         drop(clients);
         bench.vsock.reset();
         bench.connected();
+    }
+
+    #[test]
+    fn receive_buffers_of_any_size_bring_all_data_in_order(
+        sizes in proptest::collection::vec(prop_oneof![0..60u32, 0..200u32], 1..60),
+        length in 1..3000usize,
+    ) {
+        let sent: Vec<u8> = (0..length).map(|i| i as u8).collect();
+        let (mut bench, _client) = with_data_waiting(&sent);
+        let memory = memory();
+        let mut rings = QUEUE_SIZES.map(Ring::new);
+        let place = |i: usize| 0x1000 + 0x100 * i as u64;
+        let buffers: Vec<_> = sizes.iter().enumerate().map(|(i, size)| vec![(place(i), *size, true)]).collect();
+        offer_at(&memory, &mut rings[RECEIVE], 0, &buffers);
+        bench.vsock.notified(&mut Rings::new(&memory, &mut rings));
+        let mut received = Vec::new();
+        for (head, written) in used(&memory, &rings[RECEIVE]) {
+            prop_assert!(written <= sizes[head as usize]);
+            let mut bytes = vec![0; written as usize];
+            memory.read_slice(&mut bytes, GuestAddress(place(head as usize))).unwrap();
+            received.extend(bytes.into_iter().skip(HEADER));
+        }
+        received.extend(bench.turn(&[]).into_iter().flat_map(|(_, payload)| payload));
+        prop_assert_eq!(received, sent);
     }
 
     #[test]
