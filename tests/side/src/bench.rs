@@ -5,28 +5,17 @@
 //! named `bench` whose command prints one line.
 
 use std::fs;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1;
-use hyper::{Request, Response, StatusCode, body::Incoming};
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 
+use crate::api::Api;
 use crate::processes;
 
-/// How often the API is asked whether it answers yet: fine enough for the number, and little work for the one processor.
-const ASK_INTERVAL: Duration = Duration::from_millis(5);
-/// After so many questions it never will: half a minute of the node's own clock, ten times the budget.
-const ATTEMPTS: usize = 6000;
 /// Containers started before the measured ones: the first also unpacks what later ones share.
 const WARM_UP_RUNS: usize = 1;
 /// Of RAM.
@@ -48,17 +37,8 @@ pub fn run() -> Result<()> {
 
 async fn measure() -> Result<Value> {
     let api = Api::new()?;
-    let mut attempts = 0;
-    let boot_to_api_ms = loop {
-        match api.call("GET", "/_ping", None).await {
-            Ok(_) => break uptime_ms()?,
-            Err(error) if attempts == ATTEMPTS => {
-                return Err(error.context("the API doesn't answer"));
-            }
-            Err(_) => attempts += 1,
-        }
-        tokio::time::sleep(ASK_INTERVAL).await;
-    };
+    api.wait().await?;
+    let boot_to_api_ms = uptime_ms()?;
     // What start-up left to do in the background is part of neither number.
     tokio::time::sleep(Duration::from_secs(2)).await;
     // What this measurement has brought along lies in the node's memory too, and in no other node's.
@@ -66,12 +46,7 @@ async fn measure() -> Result<Value> {
         - processes::meminfo_kib("MemAvailable")?
         - brought_kib()?;
 
-    api.call(
-        "POST",
-        "/images/load",
-        Some(fs::read("/side/image.tar")?.into()),
-    )
-    .await?;
+    api.load().await?;
     let mut runs = Vec::new();
     for run in 0..WARM_UP_RUNS + RUNS {
         let measured = run_once(&api).await?;
@@ -217,79 +192,4 @@ async fn describe() -> Result<Value> {
 fn uptime_ms() -> Result<f64> {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     Ok(now.tv_sec as f64 * 1e3 + now.tv_nsec as f64 / 1e6)
-}
-
-/// The node's own API, one connection a call as the docker CLI's shortest commands do.
-struct Api {
-    tls: tokio_rustls::TlsConnector,
-}
-
-impl Api {
-    fn new() -> Result<Self> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file("/side/ca.pem")?)?;
-        let certificates =
-            CertificateDer::pem_file_iter("/side/cert.pem")?.collect::<Result<_, _>>()?;
-        let key = PrivateKeyDer::from_pem_file("/side/key.pem")?;
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_client_auth_cert(certificates, key)?;
-        Ok(Self {
-            tls: Arc::new(config).into(),
-        })
-    }
-
-    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>> {
-        let tcp = TcpStream::connect("127.0.0.1:2376").await?;
-        let tls = self
-            .tls
-            .connect(ServerName::try_from("localhost")?, tcp)
-            .await?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(tls)).await?;
-        tokio::spawn(connection.with_upgrades());
-        Ok(sender.send_request(request).await?)
-    }
-
-    async fn call(&self, method: &str, path: &str, body: Option<Bytes>) -> Result<Bytes> {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("Host", "localhost")
-            .header(
-                "Content-Type",
-                if path.starts_with("/images") {
-                    "application/x-tar"
-                } else {
-                    "application/json"
-                },
-            )
-            .body(Full::new(body.unwrap_or_default()))?;
-        let response = self.send(request).await?;
-        let status = response.status();
-        let body = response.into_body().collect().await?.to_bytes();
-        if !status.is_success() {
-            bail!(
-                "{method} {path}: {status}: {}",
-                String::from_utf8_lossy(&body)
-            );
-        }
-        Ok(body)
-    }
-
-    async fn upgrade(&self, path: &str) -> Result<TokioIo<hyper::upgrade::Upgraded>> {
-        let request = Request::builder()
-            .method("POST")
-            .uri(path)
-            .header("Host", "localhost")
-            .header("Connection", "Upgrade")
-            .header("Upgrade", "tcp")
-            .body(Full::new(Bytes::new()))?;
-        let response = self.send(request).await?;
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            bail!("POST {path}: {}", response.status());
-        }
-        Ok(TokioIo::new(hyper::upgrade::on(response).await?))
-    }
 }
