@@ -190,7 +190,8 @@ fn table(result: &Value) -> String {
     let mut text = String::from(
         "# Benchmarks\n\nWritten by `cargo xtask bench`; edits are lost. Times are on the instruction clock: QEMU's emulation with one\n\
          processor and one nanosecond per instruction, the client inside the node, storage in RAM. Two runs agree to about one\n\
-         per cent on any machine. The clock doesn't charge for exits of the microVM, which are counted beside it.\n\n\
+         per cent on any machine. The clock doesn't charge for exits of the microVM, which are counted beside it. It charges for\n\
+         each step of a string instruction, as no hardware does: the processor says that it has no fast ones (`erms`, `fsrm`).\n\n\
          | what | measured | budget |\n|---|---|---|\n",
     );
     for row in ROWS {
