@@ -8,6 +8,8 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
@@ -24,6 +26,10 @@ const PAGE_BYTES: u64 = 4096;
 const SHORT_ID: usize = 12;
 /// Containers measured. They agree to about one per cent; the median is reported.
 const RUNS: usize = 5;
+/// Containers that start beside a first one to see what each takes.
+const OTHERS: u64 = 4;
+/// After this long on the node's clock, containers that do nothing have given back what only their start needed.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// See the module.
 pub fn run() -> Result<()> {
@@ -54,6 +60,7 @@ async fn measure() -> Result<Value> {
             runs.push(measured);
         }
     }
+    let another_kib = another_idle_container_kib(&api).await?;
     runs.sort_by(|a, b| a.first_byte_ms.total_cmp(&b.first_byte_ms));
     let median = &runs[runs.len() / 2];
     Ok(json!({
@@ -64,6 +71,7 @@ async fn measure() -> Result<Value> {
         "run_vm_exits": median.exits,
         "run_exits_to_monitor": median.exits_to_monitor,
         "vmm_overhead_kib": median.overhead_kib,
+        "another_container_kib": another_kib,
         "run_shares_ms": median.shares_ms,
         "runs_ms": runs.iter().map(|r| r.first_byte_ms).collect::<Vec<_>>(),
     }))
@@ -78,9 +86,15 @@ struct Run {
     overhead_kib: u64,
 }
 
-/// Create and start a container of the bench image; its first byte; what its monitor counted; remove it.
-async fn run_once(api: &Api) -> Result<Run> {
-    // The container prints, then waits for its stdin to end, so that its monitor can be asked.
+/// A container of the bench image that has said its first byte: it waits for its stdin to end.
+struct Started {
+    id: String,
+    stream: TokioIo<Upgraded>,
+    begun: Instant,
+    create_ms: f64,
+}
+
+async fn start(api: &Api) -> Result<Started> {
     let config = json!({"Image": "bench", "AttachStdout": true, "AttachStdin": true, "OpenStdin": true, "StdinOnce": true});
     let begun = Instant::now();
     let created: Value = serde_json::from_slice(
@@ -94,7 +108,8 @@ async fn run_once(api: &Api) -> Result<Run> {
     let create_ms = begun.elapsed().as_secs_f64() * 1e3;
     let id = created["Id"]
         .as_str()
-        .context("create answers with an Id")?;
+        .context("create answers with an Id")?
+        .to_owned();
     let attach = format!("/containers/{id}/attach?stream=1&stdin=1&stdout=1&stderr=1");
     let mut stream = api.upgrade(&attach).await?;
     api.call("POST", &format!("/containers/{id}/start"), None)
@@ -105,20 +120,55 @@ async fn run_once(api: &Api) -> Result<Run> {
         .read_exact(&mut first)
         .await
         .context("the container ended without output")?;
-    let first_byte_ms = begun.elapsed().as_secs_f64() * 1e3;
+    Ok(Started {
+        id,
+        stream,
+        begun,
+        create_ms,
+    })
+}
+
+/// Ends it by the end of its stdin, and removes it.
+async fn end(api: &Api, mut container: Started) -> Result<()> {
+    let id = &container.id;
+    container.stream.shutdown().await?;
+    api.call("POST", &format!("/containers/{id}/wait"), None)
+        .await?;
+    api.call("DELETE", &format!("/containers/{id}?force=1"), None)
+        .await?;
+    Ok(())
+}
+
+/// What each container after the first takes of the node while it does nothing.
+async fn another_idle_container_kib(api: &Api) -> Result<u64> {
+    let mut containers = vec![start(api).await?];
+    tokio::time::sleep(QUIET).await;
+    let one = processes::meminfo_kib("MemAvailable")?;
+    for _ in 0..OTHERS {
+        containers.push(start(api).await?);
+    }
+    tokio::time::sleep(QUIET).await;
+    let all = processes::meminfo_kib("MemAvailable")?;
+    for container in containers {
+        end(api, container).await?;
+    }
+    Ok(one.saturating_sub(all) / OTHERS)
+}
+
+/// Create and start a container of the bench image; its first byte; what its monitor counted; remove it.
+async fn run_once(api: &Api) -> Result<Run> {
+    let container = start(api).await?;
+    let first_byte_ms = container.begun.elapsed().as_secs_f64() * 1e3;
+    let create_ms = container.create_ms;
 
     let description = describe().await?;
-    let shares_ms = shares(id, first_byte_ms, &description)?;
+    let shares_ms = shares(&container.id, first_byte_ms, &description)?;
     let vmm = processes::named("vmm")
         .first()
         .copied()
         .context("a monitor runs")?;
     let overhead_kib = processes::overhead_kib(vmm)?;
-    stream.shutdown().await?;
-    api.call("POST", &format!("/containers/{id}/wait"), None)
-        .await?;
-    api.call("DELETE", &format!("/containers/{id}?force=1"), None)
-        .await?;
+    end(api, container).await?;
     Ok(Run {
         create_ms,
         first_byte_ms,
