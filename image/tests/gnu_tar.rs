@@ -25,7 +25,7 @@ fn run(program: &str, arguments: &[&str]) -> Option<(bool, String)> {
         .output()
     {
         Err(err) if err.kind() == ErrorKind::NotFound => {
-            eprintln!("SKIPPED: {program} is missing");
+            support::skipped(&format!("{program} is missing"));
             None
         }
         output => {
@@ -142,7 +142,7 @@ async fn the_kernel_shows_what_gnu_tar_has_packed() {
 
     let filesystems = fs::read_to_string("/proc/filesystems").unwrap_or_default();
     if !root || !filesystems.contains("erofs") {
-        eprintln!("SKIPPED: mounting needs root and a kernel with EROFS");
+        support::skipped("mounting needs root and a kernel with EROFS");
         return;
     }
     let mount_point = dir.path().join("mnt");
@@ -161,7 +161,7 @@ async fn the_kernel_shows_what_gnu_tar_has_packed() {
     )
     .unwrap();
     if !ok {
-        eprintln!("SKIPPED: no loop mounts here: {said}");
+        support::skipped(&format!("no loop mounts here: {}", said.trim()));
         return;
     }
     let archive = tree.with_extension("tar");

@@ -26,7 +26,7 @@ async fn a_full_disk_is_said_plainly_and_leaves_room_for_a_smaller_image() {
             .status()
             .is_ok_and(|status| status.success());
     if !mounted {
-        eprintln!("SKIPPED: mounting a small disk needs root");
+        support::skipped("mounting a small disk needs root");
         return;
     }
     let registry = Registry::start();

@@ -12,6 +12,7 @@ pub mod debian;
 pub mod docker;
 pub mod faults;
 pub mod images;
+pub mod intel;
 pub mod layer;
 pub mod node;
 pub mod packages;

@@ -72,6 +72,20 @@ impl Terminal {
         resize(&self.keyboard, rows, columns);
     }
 
+    /// Waits until the shell in it knows this size.
+    #[track_caller]
+    pub fn wait_for_size(&mut self, rows: u16, columns: u16) {
+        let wanted = format!("size {rows} {columns}.");
+        for question in 1.. {
+            // What is typed is shown as well: only the answer has the numbers in it.
+            self.type_in(&format!("echo size $(stty size). asked $(({question}))\n"));
+            let shown = self.screen.wait_for(&format!(". asked {question}"));
+            if shown.contains(&wanted) {
+                return;
+            }
+        }
+    }
+
     /// Waits until the command ends; its exit code and everything that was shown.
     #[track_caller]
     pub fn finish(mut self) -> (Option<i32>, String) {

@@ -5,7 +5,6 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -108,19 +107,19 @@ pub fn connect_tls(
     stream.set_write_timeout(Some(HUNG))?;
     stream.set_nodelay(true)?;
     while connection.is_handshaking() {
-        connection.complete_io(&mut stream)?;
+        in_time(connection.complete_io(&mut stream))?;
     }
     Ok(StreamOwned::new(connection, stream))
 }
 
 /// Sends `bytes` and reads until the server closes; what came is no error even if writing failed half-way, for a server
-/// may answer and close before it has read everything.
+/// may answer and close before it has read everything. An error is a refusal; a server that does neither hangs, and panics this.
 pub fn exchange(wire: &mut dyn Wire, bytes: &[u8]) -> io::Result<Answer> {
-    let written = wire.write_all(bytes).and_then(|()| wire.flush());
+    let written = in_time(wire.write_all(bytes).and_then(|()| wire.flush()));
     let mut raw = Vec::new();
     let mut buffer = [0; 16 * 1024];
     let read = loop {
-        match wire.read(&mut buffer) {
+        match in_time(wire.read(&mut buffer)) {
             Ok(0) => break Ok(()),
             Ok(count) => raw.extend_from_slice(&buffer[..count]),
             // A server that closes without TLS's goodbye has still answered.
@@ -134,6 +133,23 @@ pub fn exchange(wire: &mut dyn Wire, bytes: &[u8]) -> io::Result<Answer> {
             .or(read.err())
             .unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into())
     })
+}
+
+/// Panics if the result is that the time was up, which is no answer of the server's.
+#[track_caller]
+fn in_time<T>(result: io::Result<T>) -> io::Result<T> {
+    if let Err(error) = &result {
+        // What a socket with a timeout gives (socket(7), SO_RCVTIMEO).
+        let late = matches!(
+            error.kind(),
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+        );
+        assert!(
+            !late,
+            "hung: the server neither answers nor closes: {error}"
+        );
+    }
+    result
 }
 
 /// Longer than any error.
@@ -174,5 +190,19 @@ pub fn post_json(target: &Target, path: &str, body: &str) -> Answer {
     )
 }
 
-/// How long a connection is held open to see that the server doesn't wait for it.
-pub const HELD: Duration = Duration::from_millis(500);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_an_error() {
+        let refused: io::Result<()> = Err(io::ErrorKind::ConnectionReset.into());
+        assert!(in_time(refused).is_err());
+    }
+
+    #[test]
+    #[should_panic(expected = "hung")]
+    fn a_timeout_is_no_refusal() {
+        let _ = in_time::<()>(Err(io::ErrorKind::WouldBlock.into()));
+    }
+}

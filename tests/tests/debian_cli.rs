@@ -2,7 +2,6 @@
 
 use hearth_tests::archive::Encoding;
 use hearth_tests::docker::Docker;
-use hearth_tests::process::eventually;
 use hearth_tests::{debian, images, target};
 
 fn setup() -> (Docker, String) {
@@ -63,11 +62,7 @@ fn run_has_streams_and_exit_codes() {
 fn a_terminal_works() {
     let (docker, busybox) = setup();
     let mut terminal = docker.start_on_terminal(29, 91, &["run", "--rm", "-it", &busybox, "sh"]);
-    eventually("the terminal's size doesn't arrive", || {
-        terminal.type_in("stty size\n");
-        std::thread::sleep(std::time::Duration::from_millis(200));
-        terminal.screen.text().contains("29 91").then_some(())
-    });
+    terminal.wait_for_size(29, 91);
     terminal.type_in("exit 8\n");
     let (code, shown) = terminal.finish();
     assert_eq!(code, Some(8), "{shown}");

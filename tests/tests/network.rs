@@ -2,7 +2,6 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
-use std::time::Duration;
 
 use hearth_tests::docker::{Container, Docker};
 use hearth_tests::images;
@@ -362,13 +361,14 @@ fn a_server_that_hangs_up_is_noticed() {
         .expect("a bound socket has an address")
         .port();
     std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            std::thread::sleep(Duration::from_millis(100));
-            drop(stream);
+        for mut stream in listener.incoming().flatten() {
+            // Who has said something has connected. It hangs up whatever this gives.
+            let _ = stream.read_exact(&mut [0; 3]);
         }
     });
     let script = format!("nc {from_container} {port}; echo hung up");
-    let running = docker.start(&["run", "--rm", "-i", &busybox, "sh", "-c", &script]);
+    let mut running = docker.start(&["run", "--rm", "-i", &busybox, "sh", "-c", &script]);
+    running.write("hi\n");
     running.stdout.wait_for("hung up");
 }
 

@@ -50,7 +50,7 @@ struct Row {
     budget: Option<f64>,
 }
 
-const ROWS: [Row; 7] = [
+const ROWS: [Row; 8] = [
     Row {
         key: "boot_to_api_ms",
         what: "kernel's start to the API answering",
@@ -61,7 +61,7 @@ const ROWS: [Row; 7] = [
         key: "run_to_first_byte_ms",
         what: "`create` and `start` of a present image to the first byte of its stdout",
         unit: "ms",
-        budget: Some(250.0),
+        budget: Some(200.0),
     },
     Row {
         key: "run_vm_exits",
@@ -86,6 +86,12 @@ const ROWS: [Row; 7] = [
         what: "monitor's memory beside the guest's",
         unit: "MiB",
         budget: Some(8.0),
+    },
+    Row {
+        key: "another_container_mib",
+        what: "memory of a node for each idle container after the first, of the same image",
+        unit: "MiB",
+        budget: Some(64.0),
     },
     Row {
         key: "idle_node_mib",
@@ -127,6 +133,7 @@ pub fn run(efi: Option<&Path>, as_json: bool) -> Result<()> {
         "run_exits_to_monitor": side["run_exits_to_monitor"],
         "efi_mib": fs::metadata(&efi)?.len() as f64 / f64::from(1 << 20),
         "vmm_overhead_mib": mib(&side["vmm_overhead_kib"]),
+        "another_container_mib": mib(&side["another_container_kib"]),
         "idle_node_mib": mib(&side["idle_node_kib"]),
         "run_shares_ms": side["run_shares_ms"],
         "runs_ms": side["runs_ms"],
@@ -190,7 +197,8 @@ fn table(result: &Value) -> String {
     let mut text = String::from(
         "# Benchmarks\n\nWritten by `cargo xtask bench`; edits are lost. Times are on the instruction clock: QEMU's emulation with one\n\
          processor and one nanosecond per instruction, the client inside the node, storage in RAM. Two runs agree to about one\n\
-         per cent on any machine. The clock doesn't charge for exits of the microVM, which are counted beside it.\n\n\
+         per cent on any machine. The clock doesn't charge for exits of the microVM, which are counted beside it. It charges for\n\
+         each step of a string instruction, as no hardware does: the processor says that it has no fast ones (`erms`, `fsrm`).\n\n\
          | what | measured | budget |\n|---|---|---|\n",
     );
     for row in ROWS {

@@ -191,7 +191,7 @@ fn kept(dir: &Path, name: &str, make: impl FnOnce() -> Result<Pair>) -> Result<P
 }
 
 /// Readable by its owner only.
-pub(crate) fn write_private(path: &Path, text: &str) -> Result<()> {
+pub fn write_private(path: &Path, text: &str) -> Result<()> {
     use std::io::Write;
     let mut file = fs::OpenOptions::new()
         .write(true)

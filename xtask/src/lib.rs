@@ -13,6 +13,7 @@
 //! shown when they fail.
 
 pub mod bench;
+pub mod bochs;
 pub mod busybox;
 pub mod checks;
 pub mod cpio;

@@ -5,28 +5,19 @@
 //! named `bench` whose command prints one line.
 
 use std::fs;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1;
-use hyper::{Request, Response, StatusCode, body::Incoming};
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 
+use crate::api::Api;
 use crate::processes;
 
-/// How often the API is asked whether it answers yet: fine enough for the number, and little work for the one processor.
-const ASK_INTERVAL: Duration = Duration::from_millis(5);
-/// After so many questions it never will: half a minute of the node's own clock, ten times the budget.
-const ATTEMPTS: usize = 6000;
 /// Containers started before the measured ones: the first also unpacks what later ones share.
 const WARM_UP_RUNS: usize = 1;
 /// Of RAM.
@@ -35,6 +26,10 @@ const PAGE_BYTES: u64 = 4096;
 const SHORT_ID: usize = 12;
 /// Containers measured. They agree to about one per cent; the median is reported.
 const RUNS: usize = 5;
+/// Containers that start beside a first one to see what each takes.
+const OTHERS: u64 = 4;
+/// After this long on the node's clock, containers that do nothing have given back what only their start needed.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// See the module.
 pub fn run() -> Result<()> {
@@ -48,17 +43,8 @@ pub fn run() -> Result<()> {
 
 async fn measure() -> Result<Value> {
     let api = Api::new()?;
-    let mut attempts = 0;
-    let boot_to_api_ms = loop {
-        match api.call("GET", "/_ping", None).await {
-            Ok(_) => break uptime_ms()?,
-            Err(error) if attempts == ATTEMPTS => {
-                return Err(error.context("the API doesn't answer"));
-            }
-            Err(_) => attempts += 1,
-        }
-        tokio::time::sleep(ASK_INTERVAL).await;
-    };
+    api.wait().await?;
+    let boot_to_api_ms = uptime_ms()?;
     // What start-up left to do in the background is part of neither number.
     tokio::time::sleep(Duration::from_secs(2)).await;
     // What this measurement has brought along lies in the node's memory too, and in no other node's.
@@ -66,12 +52,7 @@ async fn measure() -> Result<Value> {
         - processes::meminfo_kib("MemAvailable")?
         - brought_kib()?;
 
-    api.call(
-        "POST",
-        "/images/load",
-        Some(fs::read("/side/image.tar")?.into()),
-    )
-    .await?;
+    api.load().await?;
     let mut runs = Vec::new();
     for run in 0..WARM_UP_RUNS + RUNS {
         let measured = run_once(&api).await?;
@@ -79,6 +60,7 @@ async fn measure() -> Result<Value> {
             runs.push(measured);
         }
     }
+    let another_kib = another_idle_container_kib(&api).await?;
     runs.sort_by(|a, b| a.first_byte_ms.total_cmp(&b.first_byte_ms));
     let median = &runs[runs.len() / 2];
     Ok(json!({
@@ -89,6 +71,7 @@ async fn measure() -> Result<Value> {
         "run_vm_exits": median.exits,
         "run_exits_to_monitor": median.exits_to_monitor,
         "vmm_overhead_kib": median.overhead_kib,
+        "another_container_kib": another_kib,
         "run_shares_ms": median.shares_ms,
         "runs_ms": runs.iter().map(|r| r.first_byte_ms).collect::<Vec<_>>(),
     }))
@@ -103,9 +86,15 @@ struct Run {
     overhead_kib: u64,
 }
 
-/// Create and start a container of the bench image; its first byte; what its monitor counted; remove it.
-async fn run_once(api: &Api) -> Result<Run> {
-    // The container prints, then waits for its stdin to end, so that its monitor can be asked.
+/// A container of the bench image that has said its first byte: it waits for its stdin to end.
+struct Started {
+    id: String,
+    stream: TokioIo<Upgraded>,
+    begun: Instant,
+    create_ms: f64,
+}
+
+async fn start(api: &Api) -> Result<Started> {
     let config = json!({"Image": "bench", "AttachStdout": true, "AttachStdin": true, "OpenStdin": true, "StdinOnce": true});
     let begun = Instant::now();
     let created: Value = serde_json::from_slice(
@@ -119,7 +108,8 @@ async fn run_once(api: &Api) -> Result<Run> {
     let create_ms = begun.elapsed().as_secs_f64() * 1e3;
     let id = created["Id"]
         .as_str()
-        .context("create answers with an Id")?;
+        .context("create answers with an Id")?
+        .to_owned();
     let attach = format!("/containers/{id}/attach?stream=1&stdin=1&stdout=1&stderr=1");
     let mut stream = api.upgrade(&attach).await?;
     api.call("POST", &format!("/containers/{id}/start"), None)
@@ -130,20 +120,55 @@ async fn run_once(api: &Api) -> Result<Run> {
         .read_exact(&mut first)
         .await
         .context("the container ended without output")?;
-    let first_byte_ms = begun.elapsed().as_secs_f64() * 1e3;
+    Ok(Started {
+        id,
+        stream,
+        begun,
+        create_ms,
+    })
+}
+
+/// Ends it by the end of its stdin, and removes it.
+async fn end(api: &Api, mut container: Started) -> Result<()> {
+    let id = &container.id;
+    container.stream.shutdown().await?;
+    api.call("POST", &format!("/containers/{id}/wait"), None)
+        .await?;
+    api.call("DELETE", &format!("/containers/{id}?force=1"), None)
+        .await?;
+    Ok(())
+}
+
+/// What each container after the first takes of the node while it does nothing.
+async fn another_idle_container_kib(api: &Api) -> Result<u64> {
+    let mut containers = vec![start(api).await?];
+    tokio::time::sleep(QUIET).await;
+    let one = processes::meminfo_kib("MemAvailable")?;
+    for _ in 0..OTHERS {
+        containers.push(start(api).await?);
+    }
+    tokio::time::sleep(QUIET).await;
+    let all = processes::meminfo_kib("MemAvailable")?;
+    for container in containers {
+        end(api, container).await?;
+    }
+    Ok(one.saturating_sub(all) / OTHERS)
+}
+
+/// Create and start a container of the bench image; its first byte; what its monitor counted; remove it.
+async fn run_once(api: &Api) -> Result<Run> {
+    let container = start(api).await?;
+    let first_byte_ms = container.begun.elapsed().as_secs_f64() * 1e3;
+    let create_ms = container.create_ms;
 
     let description = describe().await?;
-    let shares_ms = shares(id, first_byte_ms, &description)?;
+    let shares_ms = shares(&container.id, first_byte_ms, &description)?;
     let vmm = processes::named("vmm")
         .first()
         .copied()
         .context("a monitor runs")?;
     let overhead_kib = processes::overhead_kib(vmm)?;
-    stream.shutdown().await?;
-    api.call("POST", &format!("/containers/{id}/wait"), None)
-        .await?;
-    api.call("DELETE", &format!("/containers/{id}?force=1"), None)
-        .await?;
+    end(api, container).await?;
     Ok(Run {
         create_ms,
         first_byte_ms,
@@ -217,79 +242,4 @@ async fn describe() -> Result<Value> {
 fn uptime_ms() -> Result<f64> {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     Ok(now.tv_sec as f64 * 1e3 + now.tv_nsec as f64 / 1e6)
-}
-
-/// The node's own API, one connection a call as the docker CLI's shortest commands do.
-struct Api {
-    tls: tokio_rustls::TlsConnector,
-}
-
-impl Api {
-    fn new() -> Result<Self> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file("/side/ca.pem")?)?;
-        let certificates =
-            CertificateDer::pem_file_iter("/side/cert.pem")?.collect::<Result<_, _>>()?;
-        let key = PrivateKeyDer::from_pem_file("/side/key.pem")?;
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_client_auth_cert(certificates, key)?;
-        Ok(Self {
-            tls: Arc::new(config).into(),
-        })
-    }
-
-    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>> {
-        let tcp = TcpStream::connect("127.0.0.1:2376").await?;
-        let tls = self
-            .tls
-            .connect(ServerName::try_from("localhost")?, tcp)
-            .await?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(tls)).await?;
-        tokio::spawn(connection.with_upgrades());
-        Ok(sender.send_request(request).await?)
-    }
-
-    async fn call(&self, method: &str, path: &str, body: Option<Bytes>) -> Result<Bytes> {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("Host", "localhost")
-            .header(
-                "Content-Type",
-                if path.starts_with("/images") {
-                    "application/x-tar"
-                } else {
-                    "application/json"
-                },
-            )
-            .body(Full::new(body.unwrap_or_default()))?;
-        let response = self.send(request).await?;
-        let status = response.status();
-        let body = response.into_body().collect().await?.to_bytes();
-        if !status.is_success() {
-            bail!(
-                "{method} {path}: {status}: {}",
-                String::from_utf8_lossy(&body)
-            );
-        }
-        Ok(body)
-    }
-
-    async fn upgrade(&self, path: &str) -> Result<TokioIo<hyper::upgrade::Upgraded>> {
-        let request = Request::builder()
-            .method("POST")
-            .uri(path)
-            .header("Host", "localhost")
-            .header("Connection", "Upgrade")
-            .header("Upgrade", "tcp")
-            .body(Full::new(Bytes::new()))?;
-        let response = self.send(request).await?;
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            bail!("POST {path}: {}", response.status());
-        }
-        Ok(TokioIo::new(hyper::upgrade::on(response).await?))
-    }
 }

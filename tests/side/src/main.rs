@@ -6,8 +6,11 @@
 //!
 //! - `side=serve`: answers the commands of [`serve`] on TCP port [`serve::PORT`].
 //! - `side=bench`: runs [`bench`] against the node's own API and prints its result as a line `side: {…}` on the console.
+//! - `side=containers`: runs the containers that a file describes, and prints what came of them, as such a line ([`containers`]).
 
+mod api;
 mod bench;
+mod containers;
 mod processes;
 mod serve;
 
@@ -38,7 +41,8 @@ fn main() {
         {
             Some("serve") => serve::run(),
             Some("bench") => bench::run(),
-            other => anyhow::bail!("side={other:?} is neither serve nor bench"),
+            Some("containers") => containers::run(),
+            other => anyhow::bail!("side={other:?} is none of serve, bench and containers"),
         }
     });
     if let Err(error) = result {

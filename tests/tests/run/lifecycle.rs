@@ -209,13 +209,15 @@ fn attach_shows_output_and_takes_input() {
 #[test]
 fn two_clients_attached_see_the_same() {
     let (docker, busybox) = setup();
-    let script = "until test -e /go; do sleep 1; done; echo both; exit 0";
+    let script = "until test -e /go; do echo waiting; sleep 1; done; echo both; exit 0";
     let container = detached(docker, "attach-two", &[], &[&busybox, "sh", "-c", script]);
     let first = docker.start(&["attach", "--no-stdin", &container.name]);
     let second = docker.start(&["logs", "-f", &container.name]);
-    // Nothing tells when a client is attached: so the container waits for this, which goes through the same node.
-    std::thread::sleep(std::time::Duration::from_secs(2));
+    first.stdout.wait_for("waiting\n");
+    second.stdout.wait_for("waiting\n");
     docker.ok(&["exec", &container.name, "touch", "/go"]);
-    assert_eq!(first.finish().exits(0).text(), "both\n");
-    assert_eq!(second.finish().exits(0).text(), "both\n");
+    for client in [first, second] {
+        let text = client.finish().exits(0).text();
+        assert!(text.ends_with("waiting\nboth\n"), "{text}");
+    }
 }

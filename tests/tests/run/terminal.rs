@@ -1,24 +1,15 @@
 //! A person at a terminal.
 
 use crate::{idle, setup};
-use hearth_tests::process::eventually;
 
 #[test]
 fn the_terminal_has_the_clients_size_and_follows_it() {
     let (docker, busybox) = setup();
     let mut terminal = docker.start_on_terminal(31, 97, &["run", "--rm", "-it", &busybox, "sh"]);
     // The first resize comes after the start: the size is right soon, not at once.
-    eventually("the terminal's first size doesn't arrive", || {
-        terminal.type_in("stty size\n");
-        std::thread::sleep(std::time::Duration::from_millis(200));
-        terminal.screen.text().contains("31 97").then_some(())
-    });
+    terminal.wait_for_size(31, 97);
     terminal.resize(40, 120);
-    eventually("the terminal's new size doesn't arrive", || {
-        terminal.type_in("stty size\n");
-        std::thread::sleep(std::time::Duration::from_millis(200));
-        terminal.screen.text().contains("40 120").then_some(())
-    });
+    terminal.wait_for_size(40, 120);
     terminal.type_in("exit 7\n");
     let (code, shown) = terminal.finish();
     assert_eq!(code, Some(7), "{shown}");
@@ -81,11 +72,7 @@ fn an_exec_has_a_terminal_of_its_own() {
     let (docker, busybox) = setup();
     let container = idle(docker, &busybox, "exec-tty");
     let mut terminal = docker.start_on_terminal(33, 99, &["exec", "-it", &container.name, "sh"]);
-    eventually("the exec's terminal size doesn't arrive", || {
-        terminal.type_in("stty size\n");
-        std::thread::sleep(std::time::Duration::from_millis(200));
-        terminal.screen.text().contains("33 99").then_some(())
-    });
+    terminal.wait_for_size(33, 99);
     terminal.type_in("exit 11\n");
     let (code, shown) = terminal.finish();
     assert_eq!(code, Some(11), "{shown}");

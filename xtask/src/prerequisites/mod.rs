@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 pub use mkosi::Mkosi;
 
 use crate::kernel::{self, Source};
-use crate::process;
+use crate::{bochs, process};
 
 /// Something needed, and the package that brings it.
 struct Need {
@@ -135,6 +135,18 @@ const NEEDS_OF_TESTS: &[Need] = &[
     need("mcopy", "mtools", || program("mcopy")),
     need("fsck.erofs", "erofs-utils", || program("fsck.erofs")),
     need("getfattr", "attr", || program("getfattr")),
+    need("Bochs", "bochs", || program(bochs::PROGRAM)),
+    // A display that Bochs can do without, but its package can't: this is the smallest.
+    need("a display of Bochs'", "bochs-term", || {
+        program(bochs::PROGRAM)
+    }),
+    need("isolinux", "isolinux", || {
+        bochs::ISOLINUX
+            .map(Path::new)
+            .iter()
+            .all(|file| file.exists())
+    }),
+    need("genisoimage", "genisoimage", || program("genisoimage")),
 ];
 
 /// Brings what only the tests need.

@@ -36,8 +36,18 @@ pub struct Machine {
 impl Machine {
     /// None: this computer can't.
     pub fn new() -> Option<Self> {
+        let machine = Self::make();
+        if machine.is_none() {
+            // Past the harness, which holds back what passing tests print: `cargo xtask test` counts these lines.
+            let line = b"SKIPPED: no root, namespaces, loop devices or busybox\n";
+            let _ = std::io::Write::write_all(&mut std::io::stderr(), line);
+        }
+        machine
+    }
+
+    fn make() -> Option<Self> {
         if !rustix::process::geteuid().is_root() || !Path::new(BUSYBOX).exists() {
-            eprintln!("skipped: needs root and {BUSYBOX}");
+            eprintln!("needs root and {BUSYBOX}");
             return None;
         }
         // SAFETY: neither flag concerns the file table.
@@ -357,7 +367,7 @@ fn run(program: &str, args: &[&str]) -> Option<String> {
             Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
         }
         other => {
-            eprintln!("skipped: {program} {args:?}: {other:?}");
+            eprintln!("{program} {args:?}: {other:?}");
             None
         }
     }
