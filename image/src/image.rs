@@ -44,7 +44,7 @@ pub struct Pulled {
     /// What the reference led to: the digest of the manifest, or of the manifest list if it was one. Docker's
     /// RepoDigests hold this.
     pub digest: Digest,
-    /// The store had it already.
+    /// The store had it, and the caller had shown before that it can read it.
     pub already_present: bool,
 }
 

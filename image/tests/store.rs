@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::fs;
+use std::{collections::BTreeSet, fs};
 
 use hearth_image::{Store, StoreOptions};
 use hearth_tests::layer::Layer;
@@ -92,7 +92,10 @@ async fn a_damaged_image_can_be_loaded_again() {
         .await
         .unwrap();
     assert!(again.list().await.unwrap().is_empty());
-    again.load(archive.as_slice(), &mut |_| {}).await.unwrap();
+    again
+        .load(archive.as_slice(), &BTreeSet::new(), &mut |_| {})
+        .await
+        .unwrap();
     assert_eq!(again.list().await.unwrap()[0].id, id);
     support::check(&again.root_file(&id));
 }

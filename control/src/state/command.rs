@@ -95,7 +95,7 @@ pub enum Command {
         tenant: Tenant,
         /// When.
         at_ns: u64,
-        /// Familiar name with tag.
+        /// Familiar name with tag or digest.
         name: String,
     },
     /// A tenant no longer has an image, under any name. Refused while a container of the tenant uses it, unless `force`d and none is up; the bytes stay while a

@@ -5,7 +5,7 @@
 pub mod fake;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::{ErrorKind, Read},
     os::unix::fs::PermissionsExt,
@@ -62,7 +62,9 @@ impl Place {
     }
 
     pub async fn load(&self, archive: &[u8]) -> Result<Vec<Loaded>, Error> {
-        self.store.load(archive, &mut |_: Progress| {}).await
+        self.store
+            .load(archive, &BTreeSet::new(), &mut |_: Progress| {})
+            .await
     }
 
     /// Loads an image made of these layers and looks into it.

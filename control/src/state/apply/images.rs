@@ -19,6 +19,11 @@ impl State {
         arrival: Arrival<'_>,
         events: &mut Vec<Event>,
     ) -> Result {
+        // Another name for an image that the tenant has: it may have removed it since it was looked up.
+        let key = (tenant.clone(), image.to_owned());
+        if arrival.action == "tag" && !self.images.contains_key(&key) {
+            return Err(Refusal::NoSuchImage(image.to_owned()));
+        }
         let record = self
             .images
             .entry((tenant.clone(), image.to_owned()))
@@ -59,11 +64,30 @@ impl State {
         name: &str,
         events: &mut Vec<Event>,
     ) -> Result {
+        if name.contains('@') {
+            return self.forget_digest(tenant, at_ns, name, events);
+        }
         let record = self
             .tags
             .remove(&(tenant.clone(), name.to_owned()))
             .ok_or_else(|| Refusal::NoSuchImage(name.to_owned()))?;
         events.push(event(tenant, &record.image, "untag", at_ns).with("name", name));
+        Ok(Outcome::Done)
+    }
+
+    fn forget_digest(
+        &mut self,
+        tenant: &Tenant,
+        at_ns: u64,
+        name: &str,
+        events: &mut Vec<Event>,
+    ) -> Result {
+        let known = self.images.iter_mut().find(|((owner, _), record)| {
+            owner == tenant && record.repo_digests.iter().any(|digest| digest == name)
+        });
+        let ((_, image), record) = known.ok_or_else(|| Refusal::NoSuchImage(name.to_owned()))?;
+        record.repo_digests.retain(|digest| digest != name);
+        events.push(event(tenant, image, "untag", at_ns).with("name", name));
         Ok(Outcome::Done)
     }
 
