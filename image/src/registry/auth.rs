@@ -132,6 +132,24 @@ impl Registry {
         }
     }
 
+    /// A registry may name a token service on another host, as docker.io does: it got to us over TLS, and vouches for
+    /// it. In the clear a password goes nowhere but to a registry that the owner has declared insecure.
+    fn check_realm(&self, realm: &Url) -> Result<(), Error> {
+        let authority = match (realm.host_str(), realm.port()) {
+            (Some(host), Some(port)) => format!("{host}:{port}"),
+            (Some(host), None) => host.to_owned(),
+            (None, _) => String::new(),
+        };
+        let secret = self.credentials != Credentials::Anonymous;
+        let clear = realm.scheme() != "https" && !self.insecure_registries.contains(&authority);
+        if secret && clear {
+            return Err(self.broken(format!(
+                "its token service {authority} isn't reached over TLS: no password is sent there"
+            )));
+        }
+        Ok(())
+    }
+
     async fn fetch_token(
         &self,
         realm: &str,
@@ -140,6 +158,7 @@ impl Registry {
     ) -> Result<Authorization, Error> {
         let mut url = Url::parse(realm)
             .map_err(|_| self.broken(format!("its token service {realm:?} is no URL")))?;
+        self.check_realm(&url)?;
         let own_scope = format!("repository:{}:pull", self.reference.repository());
         let mut parameters = vec![("scope", scope.unwrap_or(&own_scope))];
         parameters.extend(service.map(|service| ("service", service)));
@@ -153,7 +172,7 @@ impl Registry {
                 ]);
                 let mut form = Url::parse("form:").map_err(|_| self.broken("no form"))?;
                 form.query_pairs_mut().extend_pairs(parameters);
-                self.client
+                self.token_client
                     .post(url)
                     .header(
                         reqwest::header::CONTENT_TYPE,
@@ -165,11 +184,13 @@ impl Registry {
                 url.query_pairs_mut()
                     .append_pair("account", username)
                     .extend_pairs(parameters);
-                self.client.get(url).basic_auth(username, Some(password))
+                self.token_client
+                    .get(url)
+                    .basic_auth(username, Some(password))
             }
             Credentials::Anonymous => {
                 url.query_pairs_mut().extend_pairs(parameters);
-                self.client.get(url)
+                self.token_client.get(url)
             }
         };
         let response = self.send(request).await?;
