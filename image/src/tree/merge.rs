@@ -136,7 +136,7 @@ impl Tree {
                 String::from_utf8_lossy(target)
             ))
         };
-        let target_names = path::link_components(target)?;
+        let target_names = path::components(target)?;
         let (target_name, target_parents) = target_names.split_last().ok_or_else(missing)?;
         let found = self
             .walk(target_parents, layer, false)?
