@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::io::Write;
+
 use hearth_tests::{
     archive::{Encoding, digest},
     layer::Layer,
@@ -338,7 +340,12 @@ async fn every_compression_that_dockerd_takes_is_taken() {
     let gzip = two(Encoding::Gzip);
     let zstd = two(Encoding::Zstd);
     let skipped = [&skippable[..], &zstd, &skippable].concat();
-    for packed in [gzip, zstd, skipped] {
+    let bzip2 = [front, back].map(|half| {
+        let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+        encoder.write_all(half).unwrap();
+        encoder.finish().unwrap()
+    });
+    for packed in [gzip, zstd, skipped, bzip2.concat()] {
         let config = support::image(vec![]).config_file();
         let mut config: serde_json::Value = serde_json::from_slice(&config).unwrap();
         config["rootfs"]["diff_ids"] = serde_json::json!([digest(&layer)]);

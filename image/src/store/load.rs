@@ -40,7 +40,7 @@ const MAX_DRAINED_BYTES: u64 = 256 << 20;
 const WAITING_CHUNKS: usize = 8;
 
 impl Store {
-    /// `docker load`: the body is a tar of `docker save` or of an OCI layout, plain or compressed by gzip or zstd.
+    /// `docker load`: the body is a tar of `docker save` or of an OCI layout, plain or compressed by gzip, zstd or bzip2.
     ///
     /// The images of the archive must be wholly in it, whatever the store has; only those that the caller has `shown`
     /// to be able to read may be named without their layers. Callers bound how many loads go on: each has a thread that
@@ -253,6 +253,8 @@ fn media_type(layer: &Path) -> Result<&'static str, Error> {
         Compression::None => "application/vnd.oci.image.layer.v1.tar",
         Compression::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
         Compression::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
+        // No specification has one; this is what tools write.
+        Compression::Bzip2 => "application/vnd.oci.image.layer.v1.tar+bzip2",
     })
 }
 
