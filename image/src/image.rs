@@ -9,8 +9,6 @@ pub struct Image {
     pub id: ImageId,
     /// The parsed config document.
     pub config: ImageConfig,
-    /// The config document as it came, byte for byte.
-    pub config_json: Vec<u8>,
     /// Digest of the manifest it came with; made by us for archives without one.
     pub manifest_digest: Digest,
     /// Size as docker counts it: the sum of the files of all layers, in bytes.

@@ -196,6 +196,7 @@ impl Controller {
         repo_digest: Option<String>,
         action: &str,
     ) -> Result<(), Error> {
+        let id = image.clone();
         let command = Command::AddImage {
             tenant: tenant.clone(),
             at_ns: now_ns(),
@@ -207,7 +208,12 @@ impl Controller {
         let controller = self.clone();
         let commit = async move { controller.propose(command).await };
         match self.inner.images.commits.spawn(commit).await {
-            Ok(committed) => committed.map(drop),
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => {
+                // The tenant may not have it: then nobody needs it here, unless somebody else has it.
+                self.collect_image(&id).await?;
+                Err(error)
+            }
             Err(broken) => Err(Error::Unavailable(broken.to_string())),
         }
     }

@@ -164,6 +164,14 @@ pub enum Refusal {
     /// Every address of the pods' network is taken.
     #[error("no free address in the pods' network: remove containers that are no longer needed")]
     NoFreeAddress,
+    /// A tenant has as many as it may.
+    #[error("no more than {limit} {what}: remove some that are no longer needed")]
+    TooMany {
+        /// Of what, in the plural.
+        what: String,
+        /// How many there may be.
+        limit: u32,
+    },
     /// A container uses the image.
     #[error("conflict: unable to remove {image} - container {container} is using it")]
     ImageInUse {

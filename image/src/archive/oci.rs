@@ -35,6 +35,7 @@ pub(super) fn images(spool: &Spool, index: &[u8]) -> Result<Vec<FoundImage>, Err
     }
     for entry in ours {
         let name = name(entry.annotations.as_ref());
+        // image-layout.md, "Content": a blob lies under the digest that it has.
         let digest: Digest = entry.digest.parse()?;
         // One image with several names has as many entries.
         let image = image(spool, &digest, true)?;

@@ -94,6 +94,7 @@ impl Registry {
         if !response.status().is_success() {
             return Err(self.refused(response).await);
         }
+        // OCI distribution specification, "Pulling manifests": what the registry calls it must be what it is.
         let promised = response.headers().get("docker-content-digest");
         let promised = promised.and_then(|value| value.to_str().ok()?.parse().ok());
         let json = self

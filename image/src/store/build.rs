@@ -13,8 +13,13 @@ use crate::{
     unpack::{self, LayerFile, Unpacker},
 };
 
-/// Bytes of a config document. Docker's limit for manifests is 4 MiB; real configs have some kilobytes.
+/// Bytes of any document: docker's limit for manifests (OCI distribution specification, "Pushing Manifests", asks for no less
+/// of a registry).
 pub(crate) const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
+
+/// Bytes of a config document. It stays in memory, parsed, as long as the image is there; the largest in use, of builders
+/// that write bills of materials into labels, have some hundred kilobytes.
+const MAX_CONFIG_BYTES: usize = 1 << 20;
 
 /// Layers of an image: overlayfs never took more than 500, docker takes 127.
 pub(crate) const MAX_LAYERS: usize = 512;
@@ -32,8 +37,15 @@ pub(super) struct Plan {
 
 /// Reads a config document and checks that this node can run it. Returns the image's id.
 pub(super) fn read_config(json: &[u8], reference: &str) -> Result<(ImageId, ImageConfig), Error> {
+    if json.len() > MAX_CONFIG_BYTES {
+        return Err(Error::TooLarge {
+            what: format!("the config of {reference}"),
+            limit: format!("{MAX_CONFIG_BYTES} bytes"),
+        });
+    }
     let config: ImageConfig = serde_json::from_slice(json)
         .map_err(|err| Error::malformed(format!("config of {reference}"), err.to_string()))?;
+    // OCI image specification, config.md, "Properties": rootfs.type is "layers" and nothing else.
     if config.rootfs.kind != "layers" {
         return Err(Error::malformed(
             format!("config of {reference}"),
@@ -205,7 +217,7 @@ pub(super) fn commit(shared: &Shared, plan: Plan, built: Built) -> Result<(), Er
     layout.keep(root, &layout.root(&plan.id))?;
     let record = Record::new(manifest, size_bytes, plan.layers);
     layout.keep_bytes(&record.to_json(), &layout.record(&plan.id))?;
-    let held = record::hold(layout, plan.id, plan.config, plan.config_json, record)?;
+    let held = record::hold(layout, plan.id, plan.config, record)?;
     tracing::info!(image = %plan.id, size_bytes, disk_bytes = held.image.disk_bytes, "image stored");
     shared.insert(held);
     Ok(())
