@@ -365,3 +365,16 @@ async fn every_compression_that_dockerd_takes_is_taken() {
         assert_eq!(content(&paths, "/a").len(), 100_000);
     }
 }
+
+#[tokio::test]
+async fn a_root_directory_of_any_size_is_found() {
+    // Around a block's size, where what is inline just fits behind the inode or doesn't.
+    for length in 80..92 {
+        let mut layer = Layer::new();
+        for number in 0..40 {
+            layer = layer.file(&format!("{number:0length$}"), 0o644, b"");
+        }
+        let paths = Place::new().await.look(vec![layer]).await.unwrap();
+        assert_eq!(paths.len(), 40, "names of {length} bytes");
+    }
+}

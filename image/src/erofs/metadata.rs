@@ -14,7 +14,7 @@ use super::{
 };
 use crate::tree::{Kind, NodeId, Tree};
 
-/// Where the root's inode starts: not at 0, so that its number isn't 0.
+/// Where the root's inode starts at the earliest: not at 0, so that its number isn't 0.
 const ROOT_OFFSET: u64 = 64;
 
 /// Bytes gathered before they are written.
@@ -64,8 +64,10 @@ pub(crate) fn finish(
     write_inodes(&contents.file, tree, &placed, &nids, metadata_block)?;
 
     let superblock = Superblock {
-        // The root is at ROOT_OFFSET.
-        root_nid: (ROOT_OFFSET / SLOT_BYTES) as u16,
+        // The root comes first: at ROOT_OFFSET, or at the next block where it wouldn't be whole otherwise.
+        root_nid: placed
+            .first()
+            .map_or(0, |root| (root.offset / SLOT_BYTES) as u16),
         inodes: placed.len() as u64,
         blocks,
         metadata_block,
