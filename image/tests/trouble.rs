@@ -51,11 +51,11 @@ async fn a_full_disk_is_said_plainly_and_leaves_room_for_a_smaller_image() {
         .await;
     // Its archive fits, but not its root file system as well.
     let archive = middle.docker_archive("middle:1");
-    let loaded = store
+    let (_, loaded) = store
         .load(archive.as_slice(), &BTreeSet::new(), &mut |_| {})
         .await;
     let archive = small.docker_archive("small:1");
-    let fits = store
+    let (_, fits) = store
         .load(archive.as_slice(), &BTreeSet::new(), &mut |_| {})
         .await;
     let listed = store.list().await.unwrap().len();

@@ -39,6 +39,16 @@ pub struct PulledImage {
     pub had_it: bool,
 }
 
+/// An image of an archive that is the tenant's now.
+pub struct LoadedImage {
+    /// `sha256:…`.
+    pub id: String,
+    /// What it is called now.
+    pub names: Vec<String>,
+    /// Of those names the ones that another image had, with its id.
+    pub moved: Vec<(String, String)>,
+}
+
 impl Images {
     pub(super) fn new(store: hearth_image::Store) -> Self {
         Self {
@@ -164,27 +174,55 @@ impl Controller {
         })
     }
 
-    /// Loads the images of an archive; each is committed by [`Controller::add_loaded`].
+    /// Loads the images of an archive, and commits each as the tenant's. Those that came before one that fails stay, and
+    /// are told beside the failure.
     pub async fn load(
         &self,
         tenant: &Tenant,
         body: impl AsyncRead + Send + Unpin,
         progress: &mut (dyn FnMut(Progress) + Send),
-    ) -> Result<Vec<Loaded>, Error> {
-        let _part = self.inner.images.loads.take(tenant).await?;
+    ) -> (Vec<LoadedImage>, Result<(), Error>) {
+        let _part = match self.inner.images.loads.take(tenant).await {
+            Ok(part) => part,
+            Err(error) => return (Vec::new(), Err(error)),
+        };
         let shown = self.shown(tenant);
-        Ok(self.inner.images.store.load(body, &shown, progress).await?)
+        let store = &self.inner.images.store;
+        let (loaded, done) = store.load(body, &shown, progress).await;
+        // All of them by one task: a client that goes now must not leave some that nobody has.
+        let (controller, tenant) = (self.clone(), tenant.clone());
+        let commit = async move {
+            let mut committed = Vec::new();
+            for image in loaded {
+                match controller.add_loaded(&tenant, image).await {
+                    Ok(image) => committed.push(image),
+                    Err(error) => return (committed, Err(error)),
+                }
+            }
+            (committed, Ok(()))
+        };
+        match self.inner.images.commits.spawn(commit).await {
+            Ok((committed, added)) => (committed, done.map_err(Error::from).and(added)),
+            Err(broken) => (Vec::new(), Err(Error::Unavailable(broken.to_string()))),
+        }
     }
 
-    /// Commits a loaded image as the tenant's, under these names.
-    pub async fn add_loaded(
-        &self,
-        tenant: &Tenant,
-        id: ImageId,
-        names: Vec<String>,
-    ) -> Result<(), Error> {
-        self.add_image(tenant, id.to_string(), names, None, "load")
-            .await
+    async fn add_loaded(&self, tenant: &Tenant, image: Loaded) -> Result<LoadedImage, Error> {
+        let id = image.id.to_string();
+        // An archive gives tags; a digest is a registry's to give.
+        let tags = image.tags.iter().filter(|tag| tag.digest().is_none());
+        let names: Vec<String> = tags.map(key_of).collect();
+        let moved = {
+            let state = self.state();
+            let before = names.iter().filter_map(|name| {
+                let tag = state.tags.get(&(tenant.clone(), name.clone()))?;
+                (tag.image != id).then(|| (name.clone(), tag.image.clone()))
+            });
+            before.collect()
+        };
+        self.add_image(tenant, id.clone(), names.clone(), None, "load")
+            .await?;
+        Ok(LoadedImage { id, names, moved })
     }
 
     /// By a task of its own: a client that goes now must not leave an image that nobody has.

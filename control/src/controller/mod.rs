@@ -26,7 +26,7 @@ use crate::state::{
 
 pub(crate) use exits::wants_restart;
 pub use exits::{Exits, Reporter};
-pub use images::{PulledImage, key_of};
+pub use images::{LoadedImage, PulledImage, key_of};
 pub use waits::Waits;
 
 /// Names tried before a container without one is refused: with a hundred thousand to choose from, one is nearly always enough.

@@ -46,23 +46,28 @@ impl Store {
     /// to be able to read may be named without their layers. Callers bound how many loads go on: each has a thread that
     /// waits for its body, which may be silent for a minute and no longer.
     ///
-    /// An archive of several images is loaded image by image; what was loaded before one that fails stays.
+    /// An archive of several images is loaded image by image; what was loaded before one that fails stays, and is told
+    /// beside the failure.
     pub async fn load(
         &self,
         body: impl AsyncRead + Send + Unpin,
         shown: &BTreeSet<ImageId>,
         progress: &mut (dyn FnMut(Progress) + Send),
-    ) -> Result<Vec<Loaded>, Error> {
+    ) -> (Vec<Loaded>, Result<(), Error>) {
         let (events, receiver) = mpsc::channel(WAITING_EVENTS);
-        build::relay(self.load_telling(body, shown, events), receiver, progress).await
+        let mut loaded = Vec::new();
+        let work = self.load_telling(body, shown, &mut loaded, events);
+        let done = build::relay(work, receiver, progress).await;
+        (loaded, done)
     }
 
     async fn load_telling(
         &self,
         body: impl AsyncRead + Send + Unpin,
         shown: &BTreeSet<ImageId>,
+        loaded: &mut Vec<Loaded>,
         events: Sender<Progress>,
-    ) -> Result<Vec<Loaded>, Error> {
+    ) -> Result<(), Error> {
         let (chunks, receiver) = mpsc::channel(WAITING_CHUNKS);
         let layout = self.shared.layout.clone();
         let reading = pool::thread("image-load", move || {
@@ -80,7 +85,6 @@ impl Store {
             (Err(err), Err(_)) => return Err(err),
             (_, read) => read?,
         };
-        let mut loaded = Vec::new();
         for image in images {
             loaded.push(self.load_image(image, shown, &events).await?);
         }
@@ -89,8 +93,7 @@ impl Store {
             drop(spool);
             Ok(())
         };
-        self.shared.pool.run(work).await?;
-        Ok(loaded)
+        self.shared.pool.run(work).await
     }
 
     async fn load_image(

@@ -62,9 +62,9 @@ impl Place {
     }
 
     pub async fn load(&self, archive: &[u8]) -> Result<Vec<Loaded>, Error> {
-        self.store
-            .load(archive, &BTreeSet::new(), &mut |_: Progress| {})
-            .await
+        let mut quiet = |_: Progress| {};
+        let (loaded, done) = self.store.load(archive, &BTreeSet::new(), &mut quiet).await;
+        done.map(|()| loaded)
     }
 
     /// Loads an image made of these layers and looks into it.

@@ -12,7 +12,7 @@ use super::progress::{Lines, answer_with};
 use crate::api::docker::answer::Answer;
 use crate::api::docker::call::Call;
 use crate::api::docker::errors::ApiError;
-use crate::controller::{Controller, key_of};
+use crate::controller::Controller;
 use crate::state::Tenant;
 
 /// What `docker save` wrote, or an OCI layout as a tar.
@@ -36,31 +36,20 @@ async fn job(
             lines.progress(&progress);
         }
     };
-    for loaded in controller.load(&tenant, body, &mut tell).await? {
-        let id = loaded.id.to_string();
-        let names: Vec<String> = loaded.tags.iter().map(key_of).collect();
-        for name in &names {
-            let before = controller
-                .state()
-                .tags
-                .get(&(tenant.clone(), name.clone()))
-                .map(|tag| tag.image.clone());
-            if let Some(before) = before.filter(|before| *before != id) {
-                let told = format!(
-                    "The image {name} already exists, renaming the old one with ID {before} to empty string\n"
-                );
-                lines.value(&json!({ "stream": told }));
-            }
+    let (loaded, done) = controller.load(&tenant, body, &mut tell).await;
+    for image in loaded {
+        for (name, before) in image.moved {
+            let told = format!(
+                "The image {name} already exists, renaming the old one with ID {before} to empty string\n"
+            );
+            lines.value(&json!({ "stream": told }));
         }
-        controller
-            .add_loaded(&tenant, loaded.id, names.clone())
-            .await?;
-        if names.is_empty() {
-            lines.value(&json!({ "stream": format!("Loaded image ID: {id}\n") }));
+        if image.names.is_empty() {
+            lines.value(&json!({ "stream": format!("Loaded image ID: {}\n", image.id) }));
         }
-        for name in names {
+        for name in image.names {
             lines.value(&json!({ "stream": format!("Loaded image: {name}\n") }));
         }
     }
-    Ok(())
+    Ok(done?)
 }
