@@ -16,7 +16,7 @@ use crate::agent::{
 use crate::state::{Phase, PortBinding, RestartPolicy};
 
 /// Containers that run until a signal, or end at once with the code that their command is.
-struct Puppets {
+struct FakeAgent {
     sink: Reporter,
     running: Mutex<BTreeMap<ContainerId, ()>>,
     files: Mutex<BTreeSet<ContainerId>>,
@@ -25,7 +25,7 @@ struct Puppets {
     deaf_to: i32,
 }
 
-impl Puppets {
+impl FakeAgent {
     async fn exit(&self, id: &ContainerId, code: u8) {
         if self.running.lock().unwrap().remove(id).is_some() {
             self.sink
@@ -43,7 +43,7 @@ impl Puppets {
 }
 
 #[async_trait]
-impl Agent for Puppets {
+impl Agent for FakeAgent {
     async fn prepare(&self, container: &Container) -> Result<(), AgentError> {
         self.files.lock().unwrap().insert(container.id.clone());
         Ok(())
@@ -127,7 +127,7 @@ impl Agent for Puppets {
 
 struct Node {
     controller: Controller,
-    agent: Arc<Puppets>,
+    agent: Arc<FakeAgent>,
     starts: mpsc::UnboundedReceiver<ContainerId>,
     events: broadcast::Receiver<Event>,
 }
@@ -148,14 +148,20 @@ async fn node_deaf_to(dir: &Path, deaf_to: i32) -> Node {
         .unwrap();
     let (sink, exits) = Reporter::new(replica.clone());
     let (to, starts) = mpsc::unbounded_channel();
-    let agent = Arc::new(Puppets {
+    let agent = Arc::new(FakeAgent {
         sink,
         running: Mutex::default(),
         files: Mutex::default(),
         starts: to,
         deaf_to,
     });
-    let controller = Controller::new(replica, waits, Arc::<Puppets>::clone(&agent), images, exits);
+    let controller = Controller::new(
+        replica,
+        waits,
+        Arc::<FakeAgent>::clone(&agent),
+        images,
+        exits,
+    );
     let image = Command::AddImage {
         tenant: owner(),
         at_ns: 0,
