@@ -153,7 +153,8 @@ impl Registry {
             tracing::warn!(registry = self.name(), from = ?response.url().host_str(), "a challenge from a redirect's target is ignored");
             return None;
         }
-        Challenge::of(response.headers().get_all(WWW_AUTHENTICATE))
+        let headers = response.headers().get_all(WWW_AUTHENTICATE);
+        Challenge::of(headers.iter().map(|header| header.as_bytes()))
     }
 
     pub(super) async fn send(&self, request: RequestBuilder) -> Result<Response, Error> {
