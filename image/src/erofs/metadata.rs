@@ -59,7 +59,8 @@ pub(crate) fn finish(
 
     let metadata_block = contents.next_block;
     let metadata_bytes = placed.last().map_or(0, |last| last.offset + last.bytes());
-    contents.allocate(metadata_bytes)?;
+    // erofs-utils' checker looks for a header of attributes behind the last inode, even where it has none.
+    contents.allocate(metadata_bytes + xattr::HEADER_BYTES as u64)?;
     let blocks = contents.next_block;
     write_inodes(&contents.file, tree, &placed, &nids, metadata_block)?;
 
