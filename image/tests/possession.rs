@@ -241,7 +241,10 @@ fn sixteen_pulls_at_once_need_none_of_the_runtimes_blocking_threads() {
 /// Loads from a body that says nothing.
 async fn stall(place: Arc<Place>) {
     let (_open, body) = tokio::io::duplex(16);
-    let loaded = place.store.load(body, &BTreeSet::new(), &mut |_| {}).await;
+    let loaded = place
+        .store
+        .load(body, &BTreeSet::new(), &mut Vec::new(), &mut |_| {})
+        .await;
     panic!("the body never ends: {loaded:?}");
 }
 

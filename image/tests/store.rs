@@ -92,8 +92,13 @@ async fn a_damaged_image_can_be_loaded_again() {
         .await
         .unwrap();
     assert!(again.list().await.unwrap().is_empty());
-    let (_, loaded) = again
-        .load(archive.as_slice(), &BTreeSet::new(), &mut |_| {})
+    let loaded = again
+        .load(
+            archive.as_slice(),
+            &BTreeSet::new(),
+            &mut Vec::new(),
+            &mut |_| {},
+        )
         .await;
     loaded.unwrap();
     assert_eq!(again.list().await.unwrap()[0].id, id);
@@ -144,8 +149,9 @@ async fn what_was_loaded_before_an_image_that_fails_is_told_beside_the_failure()
         .file("manifest.json", 0o644, manifest)
         .finish();
     let store = &place.store;
-    let (loaded, done) = store
-        .load(archive.as_slice(), &BTreeSet::new(), &mut |_| {})
+    let (shown, mut loaded) = (BTreeSet::new(), Vec::new());
+    let done = store
+        .load(archive.as_slice(), &shown, &mut loaded, &mut |_| {})
         .await;
     assert!(done.is_err());
     assert_eq!(loaded.len(), 1);

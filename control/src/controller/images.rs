@@ -108,6 +108,38 @@ pub fn key_of(reference: &ImageRef) -> String {
     }
 }
 
+/// Images that were stored and aren't anybody's yet. Where the load is given up, they go.
+struct Uncommitted {
+    controller: Controller,
+    loaded: Vec<Loaded>,
+}
+
+impl Uncommitted {
+    fn new(controller: Controller) -> Self {
+        Self {
+            controller,
+            loaded: Vec::new(),
+        }
+    }
+}
+
+impl Drop for Uncommitted {
+    fn drop(&mut self) {
+        if self.loaded.is_empty() {
+            return;
+        }
+        let (controller, loaded) = (self.controller.clone(), std::mem::take(&mut self.loaded));
+        self.controller.inner.images.commits.spawn(async move {
+            for image in loaded {
+                let id = image.id.to_string();
+                if let Err(error) = controller.collect_image(&id).await {
+                    tracing::warn!(image = id, %error, "an image of a load that was given up stays until the next start");
+                }
+            }
+        });
+    }
+}
+
 impl Controller {
     /// What the node's store tells about an image that the state has; `None` if this node doesn't have it.
     pub async fn image(&self, id: &str) -> Result<Option<Image>, Error> {
@@ -187,8 +219,14 @@ impl Controller {
             Err(error) => return (Vec::new(), Err(error)),
         };
         let shown = self.shown(tenant);
-        let store = &self.inner.images.store;
-        let (loaded, done) = store.load(body, &shown, progress).await;
+        let mut uncommitted = Uncommitted::new(self.clone());
+        let done = self
+            .inner
+            .images
+            .store
+            .load(body, &shown, &mut uncommitted.loaded, progress)
+            .await;
+        let loaded = std::mem::take(&mut uncommitted.loaded);
         // All of them by one task: a client that goes now must not leave some that nobody has.
         let (controller, tenant) = (self.clone(), tenant.clone());
         let commit = async move {

@@ -46,19 +46,18 @@ impl Store {
     /// to be able to read may be named without their layers. Callers bound how many loads go on: each has a thread that
     /// waits for its body, which may be silent for a minute and no longer.
     ///
-    /// An archive of several images is loaded image by image; what was loaded before one that fails stays, and is told
-    /// beside the failure.
+    /// An archive of several images is loaded image by image; what was loaded before one that fails stays. Each is told in
+    /// `loaded` as soon as it is stored, so that the caller knows it though a later one fails, or the future is dropped.
     pub async fn load(
         &self,
         body: impl AsyncRead + Send + Unpin,
         shown: &BTreeSet<ImageId>,
+        loaded: &mut Vec<Loaded>,
         progress: &mut (dyn FnMut(Progress) + Send),
-    ) -> (Vec<Loaded>, Result<(), Error>) {
+    ) -> Result<(), Error> {
         let (events, receiver) = mpsc::channel(WAITING_EVENTS);
-        let mut loaded = Vec::new();
-        let work = self.load_telling(body, shown, &mut loaded, events);
-        let done = build::relay(work, receiver, progress).await;
-        (loaded, done)
+        let work = self.load_telling(body, shown, loaded, events);
+        build::relay(work, receiver, progress).await
     }
 
     async fn load_telling(

@@ -63,7 +63,11 @@ impl Place {
 
     pub async fn load(&self, archive: &[u8]) -> Result<Vec<Loaded>, Error> {
         let mut quiet = |_: Progress| {};
-        let (loaded, done) = self.store.load(archive, &BTreeSet::new(), &mut quiet).await;
+        let (shown, mut loaded) = (BTreeSet::new(), Vec::new());
+        let done = self
+            .store
+            .load(archive, &shown, &mut loaded, &mut quiet)
+            .await;
         done.map(|()| loaded)
     }
 
