@@ -64,6 +64,7 @@ pub async fn run() -> Result<(), Failure> {
     let known = controller.state().containers.keys().cloned().collect();
     agent.sweep(known).await;
     controller.reconcile(&running, first_since_boot()).await;
+    controller.collect_unowned_images().await?;
     let serving = match tls(owner.identity.as_ref()) {
         Some(tls) => {
             let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, DOCKER_PORT)).await?;

@@ -9,8 +9,6 @@ pub struct Image {
     pub id: ImageId,
     /// The parsed config document.
     pub config: ImageConfig,
-    /// The config document as it came, byte for byte.
-    pub config_json: Vec<u8>,
     /// Digest of the manifest it came with; made by us for archives without one.
     pub manifest_digest: Digest,
     /// Size as docker counts it: the sum of the files of all layers, in bytes.
@@ -44,7 +42,7 @@ pub struct Pulled {
     /// What the reference led to: the digest of the manifest, or of the manifest list if it was one. Docker's
     /// RepoDigests hold this.
     pub digest: Digest,
-    /// The store had it already.
+    /// The store had it, and the caller had shown before that it can read it.
     pub already_present: bool,
 }
 

@@ -5,7 +5,7 @@
 //! use hearth_image::{Credentials, Store, StoreOptions};
 //! let store = Store::open("/data/images".as_ref(), StoreOptions::default()).await?;
 //! let pulled = store
-//!     .pull(&"busybox".parse()?, &Credentials::Anonymous, &mut |event| println!("{event}"))
+//!     .pull(&"busybox".parse()?, &Credentials::Anonymous, &Default::default(), &mut |event| println!("{event}"))
 //!     .await?;
 //! println!("{}", store.root_file(&pulled.id).display());
 //! # Ok(())

@@ -28,6 +28,9 @@ const REPORT_BYTES: u64 = 2 << 20;
 /// Bytes gathered between hashing and parsing.
 const BUFFER_BYTES: usize = 128 << 10;
 
+/// Bytes of an entry's name that reach an error message.
+const MAX_SHOWN_BYTES: usize = 200;
+
 /// A layer to be unpacked.
 #[derive(Debug)]
 pub(crate) struct LayerFile {
@@ -90,14 +93,7 @@ impl Unpacker {
         io::copy(&mut source, &mut io::sink()).map_err(|err| Error::reading(&what, err))?;
         let hashed = source.into_inner();
         self.plain_bytes += hashed.bytes;
-        match hashed.hasher.map(Digest::finish) {
-            Some(actual) if actual != layer.diff_id => Err(Error::DigestMismatch {
-                what: "uncompressed layer".to_owned(),
-                expected: layer.diff_id.to_string(),
-                actual: actual.to_string(),
-            }),
-            _ => Ok(()),
-        }
+        check_plain(hashed.hasher, layer)
     }
 
     fn apply<R: Read>(
@@ -114,7 +110,8 @@ impl Unpacker {
             size_bytes,
             segments,
         } = entry;
-        let place = || format!("{what}, entry {:?}", String::from_utf8_lossy(&path));
+        let shown = &path[..path.len().min(MAX_SHOWN_BYTES)];
+        let place = || format!("{what}, entry {:?}", String::from_utf8_lossy(shown));
         check_xattrs(&attributes).map_err(|reason| Error::malformed(place(), reason))?;
         let other = |kind| Change::Other(attributes.clone(), kind);
         let change = match kind {
@@ -151,6 +148,35 @@ impl Unpacker {
         file.sync_all()
             .map_err(Error::io("syncing a root file system"))?;
         Ok(self.size_bytes)
+    }
+}
+
+/// Reads a layer for its digest alone: whoever brings these bytes can read the layer. `report` is as in [`Unpacker::add`].
+pub(crate) fn verify(layer: &LayerFile, report: &mut dyn FnMut(u64) -> bool) -> Result<(), Error> {
+    let what = format!("layer {}", layer.diff_id);
+    if layer.verified == Some(layer.diff_id) {
+        return Ok(());
+    }
+    let mut hashed = Hashed {
+        source: decompress(&layer.file, &what)?,
+        hasher: Some(Sha256::new()),
+        bytes: 0,
+        limit: MAX_LAYER_BYTES,
+        next_report: REPORT_BYTES,
+        report,
+    };
+    io::copy(&mut hashed, &mut io::sink()).map_err(|err| Error::reading(&what, err))?;
+    check_plain(hashed.hasher, layer)
+}
+
+fn check_plain(hasher: Option<Sha256>, layer: &LayerFile) -> Result<(), Error> {
+    match hasher.map(Digest::finish) {
+        Some(actual) if actual != layer.diff_id => Err(Error::DigestMismatch {
+            what: "uncompressed layer".to_owned(),
+            expected: layer.diff_id.to_string(),
+            actual: actual.to_string(),
+        }),
+        _ => Ok(()),
     }
 }
 

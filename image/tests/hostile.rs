@@ -19,15 +19,27 @@ async fn refusal(layers: Vec<Layer>) -> String {
 
 #[tokio::test]
 async fn paths_that_climb_out_are_refused() {
-    for name in ["../evil", "a/../../evil", "/etc/evil", "a/..", ".."] {
+    for name in [
+        "../evil",
+        "a/../../evil",
+        "/../evil",
+        "./../evil",
+        "/a/../..",
+        "..",
+    ] {
         let message = refusal(vec![Layer::new().raw_named_file(name, b"x")]).await;
         assert!(message.contains("inside the image"), "{message}");
+        let link = Layer::new().raw_link(tar::EntryType::Link, "link", name);
+        let message = refusal(vec![link]).await;
+        assert!(message.contains("inside the image"), "{message}");
     }
+    let message = refusal(vec![Layer::new().raw_named_file("a/..", b"x")]).await;
+    assert!(message.contains("must be a directory"), "{message}");
 }
 
 #[tokio::test]
 async fn symlinks_that_climb_out_are_not_followed() {
-    for target in ["/etc", "../..", "../../etc", "/"] {
+    for target in ["../..", "../../etc", "/..", "/../etc"] {
         let layer = Layer::new()
             .symlink("out", target)
             .raw_named_file("out/evil", b"x");
@@ -134,4 +146,62 @@ async fn a_layer_that_is_not_what_the_config_says_is_refused() {
     let err = place.load(&archive).await.expect_err("it was taken");
     assert!(matches!(err, Error::DigestMismatch { .. }), "{err:?}");
     assert_eq!(place.files(), [""; 0]);
+}
+
+#[tokio::test]
+async fn names_and_images_of_an_archive_are_bounded() {
+    let too_large = async |archive: Layer| {
+        let place = Place::new().await;
+        let err = place
+            .load(&archive.finish())
+            .await
+            .expect_err("it was taken");
+        assert!(matches!(err, Error::TooLarge { .. }), "{err:?}");
+        assert_eq!(place.files(), [""; 0]);
+    };
+    too_large(Layer::new().file(&"d/".repeat(3000), 0o644, b"")).await;
+    too_large(Layer::new().symlink("a", &"d/".repeat(3000))).await;
+    let mut many = Layer::new();
+    for number in 0..5000 {
+        many = many.symlink(&format!("{number}"), &"x".repeat(4000));
+    }
+    too_large(many).await;
+    let config = br#"{"rootfs":{"type":"layers"}}"#;
+    let manifest = format!("[{}]", vec![r#"{"Config":"c"}"#; 1000].join(","));
+    let images =
+        Layer::new()
+            .file("c", 0o644, config)
+            .file("manifest.json", 0o644, manifest.as_bytes());
+    too_large(images).await;
+    let layers = vec![r#""c""#; 1000].join(",");
+    let manifest = format!(r#"[{{"Config":"c","Layers":[{layers}]}}]"#);
+    let layers =
+        Layer::new()
+            .file("c", 0o644, config)
+            .file("manifest.json", 0o644, manifest.as_bytes());
+    too_large(layers).await;
+}
+
+#[tokio::test]
+async fn a_circle_of_links_in_an_archive_ends() {
+    let archive = Layer::new()
+        .symlink("manifest.json", "a")
+        .symlink("a", "manifest.json");
+    let err = Place::new().await.load(&archive.finish()).await;
+    assert!(matches!(err, Err(Error::Malformed { .. })), "{err:?}");
+}
+
+#[tokio::test]
+async fn an_archive_may_have_a_file_twice() {
+    let image = support::image(vec![Layer::new().file("a", 0o644, b"a")]);
+    let archive = image.docker_archive("test:1");
+    // Two blocks of zeros, or more, end a tar: without them another can follow.
+    let first = Layer::new()
+        .file("manifest.json", 0o644, b"not this one")
+        .file("manifest.json", 0o644, b"nor this one")
+        .finish();
+    let end = first.len() - 1024;
+    let both = [&first[..end], &archive].concat();
+    let loaded = Place::new().await.load(&both).await.unwrap();
+    assert_eq!(loaded[0].id.to_string(), image.id());
 }

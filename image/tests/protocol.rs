@@ -4,9 +4,12 @@
 
 mod support;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use hearth_image::{Credentials, Error, ImageRef, Pulled, StoreOptions};
@@ -34,7 +37,10 @@ async fn pull(fake: &Fake, credentials: &Credentials) -> (Result<Pulled, Error>,
     let place = Place::with(options).await;
     let reference: ImageRef = format!("{}/team/app:1", fake.address).parse().unwrap();
     (
-        place.store.pull(&reference, credentials, &mut |_| {}).await,
+        place
+            .store
+            .pull(&reference, credentials, &BTreeSet::new(), &mut |_| {})
+            .await,
         place,
     )
 }
@@ -227,6 +233,47 @@ async fn documents_of_other_kinds_are_refused() {
         let err = refusal(move |_| Answer::ok(document)).await;
         assert!(err.to_string().contains(expected), "{document}: {err}");
     }
+}
+
+#[tokio::test]
+async fn a_foreign_layer_is_asked_of_its_registry_and_of_nobody_else() {
+    let stored = stored(Encoding::Gzip);
+    for foreign in [
+        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+    ] {
+        let elsewhere = Fake::start(|_| Answer::status(500));
+        let mut manifest: serde_json::Value = serde_json::from_slice(&stored.manifest).unwrap();
+        manifest["layers"][0]["mediaType"] = json!(foreign);
+        manifest["layers"][0]["urls"] = json!([format!("http://{}/layer", elsewhere.address)]);
+        manifest["config"]["mediaType"] = json!("application/octet-stream");
+        let fake = Fake::start({
+            let stored = stored.clone();
+            move |request| match request.target.contains("/manifests/") {
+                true => Answer::ok(manifest.to_string()),
+                false => honest(&stored, request),
+            }
+        });
+        pull(&fake, &Credentials::Anonymous).await.0.unwrap();
+        assert!(elsewhere.requests().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_of_endless_layers_is_refused() {
+    let layer = json!({
+        "mediaType": "application/vnd.oci.image.layer.v1.tar",
+        "digest": digest(b""),
+        "size": 0,
+    });
+    let config = json!({
+        "mediaType": "application/vnd.oci.image.config.v1+json",
+        "digest": digest(b""),
+        "size": 0,
+    });
+    let manifest = json!({ "schemaVersion": 2, "config": config, "layers": vec![layer; 10_000] });
+    let err = refusal(move |_| Answer::ok(manifest.to_string())).await;
+    assert!(matches!(err, Error::TooLarge { .. }), "{err:?}");
 }
 
 #[tokio::test]

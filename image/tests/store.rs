@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::fs;
+use std::{collections::BTreeSet, fs};
 
 use hearth_image::{Store, StoreOptions};
 use hearth_tests::layer::Layer;
@@ -92,7 +92,15 @@ async fn a_damaged_image_can_be_loaded_again() {
         .await
         .unwrap();
     assert!(again.list().await.unwrap().is_empty());
-    again.load(archive.as_slice(), &mut |_| {}).await.unwrap();
+    let loaded = again
+        .load(
+            archive.as_slice(),
+            &BTreeSet::new(),
+            &mut Vec::new(),
+            &mut |_| {},
+        )
+        .await;
+    loaded.unwrap();
     assert_eq!(again.list().await.unwrap()[0].id, id);
     support::check(&again.root_file(&id));
 }
@@ -126,6 +134,28 @@ async fn several_images_of_one_archive_are_loaded_with_all_their_names() {
     assert!(removed.layers.is_empty());
     place.store.remove(&loaded[1].id).await.unwrap();
     assert_eq!(place.files(), [""; 0]);
+}
+
+#[tokio::test]
+async fn what_was_loaded_before_an_image_that_fails_is_told_beside_the_failure() {
+    let place = Place::new().await;
+    let config = br#"{"os":"linux","architecture":"amd64","rootfs":{"type":"layers"}}"#;
+    let manifest = br#"[
+        {"Config":"a.json","RepoTags":["one:1"]},
+        {"Config":"b.json","RepoTags":["two:2"]}]"#;
+    let archive = Layer::new()
+        .file("a.json", 0o644, config)
+        .file("b.json", 0o644, b"{}")
+        .file("manifest.json", 0o644, manifest)
+        .finish();
+    let store = &place.store;
+    let (shown, mut loaded) = (BTreeSet::new(), Vec::new());
+    let done = store
+        .load(archive.as_slice(), &shown, &mut loaded, &mut |_| {})
+        .await;
+    assert!(done.is_err());
+    assert_eq!(loaded.len(), 1);
+    assert_eq!(store.list().await.unwrap()[0].id, loaded[0].id);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::process::Command;
+use std::{collections::BTreeSet, process::Command};
 
 use hearth_image::{Credentials, Error, ImageRef, LayerState, Progress, Store, StoreOptions};
 use hearth_tests::{
@@ -42,13 +42,32 @@ async fn a_full_disk_is_said_plainly_and_leaves_room_for_a_smaller_image() {
     let store = Store::open(dir.path(), options).await.unwrap();
     let reference: ImageRef = format!("{name}/large:1").parse().unwrap();
     let pulled = store
-        .pull(&reference, &Credentials::Anonymous, &mut |_| {})
+        .pull(
+            &reference,
+            &Credentials::Anonymous,
+            &BTreeSet::new(),
+            &mut |_| {},
+        )
         .await;
     // Its archive fits, but not its root file system as well.
     let archive = middle.docker_archive("middle:1");
-    let loaded = store.load(archive.as_slice(), &mut |_| {}).await;
+    let loaded = store
+        .load(
+            archive.as_slice(),
+            &BTreeSet::new(),
+            &mut Vec::new(),
+            &mut |_| {},
+        )
+        .await;
     let archive = small.docker_archive("small:1");
-    let fits = store.load(archive.as_slice(), &mut |_| {}).await;
+    let fits = store
+        .load(
+            archive.as_slice(),
+            &BTreeSet::new(),
+            &mut Vec::new(),
+            &mut |_| {},
+        )
+        .await;
     let listed = store.list().await.unwrap().len();
     let unmounted = Command::new("umount").arg(dir.path()).status().unwrap();
     assert!(unmounted.success());
@@ -85,8 +104,9 @@ async fn a_pull_that_is_given_up_leaves_nothing_in_the_way_of_the_next() {
         }
     };
     let slow = reference(proxy.port());
+    let shown = BTreeSet::new();
     tokio::select! {
-        pulled = place.store.pull(&slow, &Credentials::Anonymous, &mut hear) => {
+        pulled = place.store.pull(&slow, &Credentials::Anonymous, &shown, &mut hear) => {
             panic!("it was meant to be slow: {pulled:?}");
         }
         () = begun.notified() => {}
@@ -96,6 +116,7 @@ async fn a_pull_that_is_given_up_leaves_nothing_in_the_way_of_the_next() {
         .pull(
             &reference(registry.port()),
             &Credentials::Anonymous,
+            &BTreeSet::new(),
             &mut |_| {},
         )
         .await;

@@ -107,6 +107,33 @@ impl Layer {
         self
     }
 
+    /// A link whose stored name and target are exactly these.
+    pub fn raw_link(mut self, kind: EntryType, name: &str, target: &str) -> Self {
+        let mut header = header(kind, 0o644, 0);
+        let old = header.as_old_mut();
+        old.name[..name.len()].copy_from_slice(name.as_bytes());
+        old.linkname[..target.len()].copy_from_slice(target.as_bytes());
+        header.set_cksum();
+        self.tar
+            .append(&header, io::empty())
+            .expect("writing to memory can't fail");
+        self
+    }
+
+    /// A file about which a pax header says more.
+    pub fn file_with_pax(mut self, path: &str, content: &[u8], records: &[(&str, &str)]) -> Self {
+        let records = records.iter().map(|(key, value)| (*key, value.as_bytes()));
+        self.tar
+            .append_pax_extensions(records)
+            .expect("writing to memory can't fail");
+        self.file(path, 0o644, content)
+    }
+
+    /// A named pipe.
+    pub fn fifo(self, path: &str) -> Self {
+        self.entry(header(EntryType::Fifo, 0o644, 0), path, &[])
+    }
+
     /// Everything under `root`, in the order of names, owners 0:0.
     pub fn tree(mut self, root: &Path) -> Result<Self> {
         self.subtree(root, Path::new(""))?;

@@ -113,6 +113,57 @@ fn an_image_is_pulled_by_digest() {
 }
 
 #[test]
+fn a_digest_beside_a_tag_is_what_is_meant() {
+    let (target, docker) = setup();
+    let (registry, old, new) = (target.registry(), marked("moved-old"), marked("moved-new"));
+    let digest = registry.push("moved", "1", &old, Encoding::Gzip);
+    let tagged = target.image_at(registry.port(), "moved:1");
+    docker.run(&["pull", &tagged]).exits(0);
+    let newer = registry.push("moved", "1", &new, Encoding::Gzip);
+    docker.run(&["pull", &tagged]).exits(0);
+    let both = format!("{tagged}@{digest}");
+    let mark = |name: &str| docker.ok(&["run", "--rm", name, "cat", "/mark"]);
+    assert_eq!(mark(&tagged), "moved-new");
+    assert_eq!(mark(&both), "moved-old");
+    assert_eq!(
+        docker.ok(&["image", "inspect", "-f", "{{.Id}}", &both]),
+        old.id()
+    );
+    // The digest goes, and the tag, which names another image by now, stays.
+    let text = docker.ok(&["rmi", &both]);
+    let untagged = format!("Untagged: {}@{digest}", tagged.trim_end_matches(":1"));
+    assert!(text.starts_with(&untagged), "{text}");
+    assert!(text.contains(&format!("Deleted: {}", old.id())), "{text}");
+    assert_eq!(mark(&tagged), "moved-new");
+    // And where both name one image.
+    let text = docker.ok(&["rmi", &format!("{tagged}@{newer}")]);
+    assert!(!text.contains("Deleted"), "{text}");
+    assert_eq!(mark(&tagged), "moved-new");
+}
+
+#[test]
+fn every_tag_of_a_repository_is_pulled() {
+    let (target, docker) = setup();
+    let registry = target.registry();
+    for tag in ["one", "two"] {
+        registry.push("all-tags", tag, &marked(tag), Encoding::Gzip);
+    }
+    let repository = target.image_at(registry.port(), "all-tags");
+    let text = docker.run(&["pull", "-a", &repository]).exits(0).text();
+    assert!(
+        text.contains("Status: Downloaded newer image for"),
+        "{text}"
+    );
+    for tag in ["one", "two"] {
+        let name = format!("{repository}:{tag}");
+        assert_eq!(
+            docker.ok(&["image", "inspect", "-f", "{{.Id}}", &name]),
+            marked(tag).id()
+        );
+    }
+}
+
+#[test]
 fn run_pulls_what_is_missing() {
     let (target, docker) = setup();
     target

@@ -4,11 +4,15 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 
+use hearth_tests::archive::{self, OCI_MANIFEST, Stored};
 use hearth_tests::docker::Docker;
+use hearth_tests::images;
+use hearth_tests::layer::Layer;
 use hearth_tests::node::{Node, Setup};
 use hearth_tests::process::HUNG;
 use hearth_tests::target::{self, Target};
 use hearth_tests::wire::{self, post_json, request};
+use serde_json::json;
 use xtask::identity::Identity;
 
 /// Still at its post after whatever was done to it.
@@ -197,6 +201,89 @@ fn tenants_do_not_see_each_other() {
     guests
         .run(&["create", "--name", &container.name, "no-such-image"])
         .fails_saying(&["no-such-image"]);
+}
+
+/// A manifest of `config` over these layers, which are the attacker's own.
+fn manifest_over(config: &[u8], layers: &[Vec<u8>]) -> Stored {
+    let described: Vec<_> = layers
+        .iter()
+        .map(|layer| {
+            json!({
+                "mediaType": "application/vnd.oci.image.layer.v1.tar",
+                "digest": archive::digest(layer),
+                "size": layer.len(),
+            })
+        })
+        .collect();
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": {
+            "mediaType": "application/vnd.oci.image.config.v1+json",
+            "digest": archive::digest(config),
+            "size": config.len(),
+        },
+        "layers": described,
+    });
+    Stored {
+        manifest: manifest.to_string().into_bytes(),
+        media_type: OCI_MANIFEST,
+        blobs: [layers, &[config.to_vec()]].concat(),
+    }
+}
+
+#[test]
+fn nobody_gets_an_image_by_its_name_alone() {
+    let Some((target, node)) = node() else { return };
+    let secret = images::busybox().with_layer(Layer::new().file("secret", 0o644, b"the victim's"));
+    let victims = target.loaded("hearth-test/secret:1", || secret.clone());
+    let folder = tempfile::tempdir().expect("the temporary folder is writable");
+    let authority = node.identity().authority();
+    let pair = authority
+        .client("thieves", "a thief")
+        .expect("a certificate can be made");
+    client_folder(folder.path(), authority.certificate(), &pair);
+    let thieves = Docker::new(&target::cli(), node.arguments_with(folder.path()));
+
+    // By its id, and by its name.
+    let id = secret.id();
+    for command in [
+        &["create", id.as_str()][..],
+        &["create", &victims],
+        &["tag", &id, "mine:1"],
+        &["history", &id],
+        &["image", "inspect", &id],
+        &["rmi", &id],
+    ] {
+        let done = thieves.run(command);
+        assert_ne!(done.code, Some(0), "{done:?}");
+    }
+    // By its configuration, over other layers in a registry of the thief's.
+    let config = secret.config_file();
+    let junk = [&b"1"[..], b"2"].map(|name| Layer::new().file("junk", 0o644, name).finish());
+    let registry = target.registry();
+    registry.push_stored("thief", "1", &manifest_over(&config, &junk));
+    let reference = target.image_at(registry.port(), "thief:1");
+    thieves
+        .run(&["pull", &reference])
+        .exits(1)
+        .fails_saying(&["verification failed"]);
+    // By an archive that has the configuration and not the layers.
+    let manifest = r#"[{"Config":"c","RepoTags":["mine:1"],"Layers":[]}]"#;
+    let archive = Layer::new()
+        .file("c", 0o644, &config)
+        .file("manifest.json", 0o644, manifest.as_bytes())
+        .finish();
+    let done = thieves.run_with_input(&["load"], &archive);
+    assert!(!done.text().contains("Loaded image"), "{done:?}");
+    assert_eq!(thieves.ok(&["images", "-q"]), "");
+    // Whoever has all of it gets it, though the node has it already.
+    let archive = secret.docker_archive("own:1");
+    thieves.run_with_input(&["load"], &archive).exits(0);
+    assert_eq!(
+        thieves.ok(&["run", "--rm", "own:1", "cat", "/secret"]),
+        "the victim's"
+    );
 }
 
 #[test]

@@ -272,6 +272,7 @@ impl Controller {
 
     /// The last command: the log is closed after it.
     pub async fn flush(&self) {
+        self.inner.images.close().await;
         self.inner.replica.close().await;
     }
 

@@ -2,6 +2,7 @@
 
 mod exits;
 mod generated_name;
+mod images;
 mod lifecycle;
 mod reconcile;
 mod waits;
@@ -25,6 +26,7 @@ use crate::state::{
 
 pub(crate) use exits::wants_restart;
 pub use exits::{Exits, Reporter};
+pub use images::{LoadedImage, PulledImage, key_of};
 pub use waits::Waits;
 
 /// Names tried before a container without one is refused: with a hundred thousand to choose from, one is nearly always enough.
@@ -74,7 +76,7 @@ struct Inner {
     replica: Replica,
     waits: Arc<Waits>,
     agent: Arc<dyn Agent>,
-    images: hearth_image::Store,
+    images: images::Images,
     /// Restarts that wait for their time, by container: cancelled by whoever wants something else.
     restarts: Mutex<HashMap<ContainerId, CancellationToken>>,
     /// Stopped to be started again at once: neither `--rm` nor a policy has a say.
@@ -96,7 +98,7 @@ impl Controller {
             replica,
             waits,
             agent,
-            images,
+            images: images::Images::new(images),
             restarts: Mutex::default(),
             restarting: Mutex::default(),
             closing: AtomicBool::new(false),
@@ -126,11 +128,6 @@ impl Controller {
     /// Streams, execs, top: asked of the node that has the container.
     pub fn agent(&self) -> &Arc<dyn Agent> {
         &self.inner.agent
-    }
-
-    /// This node's images.
-    pub fn images(&self) -> &hearth_image::Store {
-        &self.inner.images
     }
 
     /// Commit a container, make its writable layer. `name` None: one is made up. Returns its id.
@@ -230,7 +227,7 @@ impl Controller {
         if needed {
             return Ok(Vec::new());
         }
-        match self.inner.images.remove(&image.parse()?).await {
+        match self.inner.images.store.remove(&image.parse()?).await {
             Ok(removed) => {
                 let layers = removed.layers.iter().map(ToString::to_string);
                 Ok([removed.id.to_string()].into_iter().chain(layers).collect())
@@ -238,6 +235,15 @@ impl Controller {
             Err(hearth_image::Error::NoSuchImage { .. }) => Ok(Vec::new()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Remove what the store has and nobody owns: a load that broke off leaves the images that it had finished.
+    /// Called once, before the APIs answer.
+    pub async fn collect_unowned_images(&self) -> Result<(), Error> {
+        for image in self.inner.images.store.list().await? {
+            self.collect_image(&image.id.to_string()).await?;
+        }
+        Ok(())
     }
 
     /// The container of a tenant by full id, unique prefix, or name.

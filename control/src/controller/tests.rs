@@ -16,7 +16,7 @@ use crate::agent::{
 use crate::state::{Phase, PortBinding, RestartPolicy};
 
 /// Containers that run until a signal, or end at once with the code that their command is.
-struct Puppets {
+struct FakeAgent {
     sink: Reporter,
     running: Mutex<BTreeMap<ContainerId, ()>>,
     files: Mutex<BTreeSet<ContainerId>>,
@@ -25,7 +25,7 @@ struct Puppets {
     deaf_to: i32,
 }
 
-impl Puppets {
+impl FakeAgent {
     async fn exit(&self, id: &ContainerId, code: u8) {
         if self.running.lock().unwrap().remove(id).is_some() {
             self.sink
@@ -43,7 +43,7 @@ impl Puppets {
 }
 
 #[async_trait]
-impl Agent for Puppets {
+impl Agent for FakeAgent {
     async fn prepare(&self, container: &Container) -> Result<(), AgentError> {
         self.files.lock().unwrap().insert(container.id.clone());
         Ok(())
@@ -130,7 +130,7 @@ impl Agent for Puppets {
 
 struct Node {
     controller: Controller,
-    agent: Arc<Puppets>,
+    agent: Arc<FakeAgent>,
     starts: mpsc::UnboundedReceiver<ContainerId>,
     events: broadcast::Receiver<Event>,
 }
@@ -151,14 +151,20 @@ async fn node_deaf_to(dir: &Path, deaf_to: i32) -> Node {
         .unwrap();
     let (sink, exits) = Reporter::new(replica.clone());
     let (to, starts) = mpsc::unbounded_channel();
-    let agent = Arc::new(Puppets {
+    let agent = Arc::new(FakeAgent {
         sink,
         running: Mutex::default(),
         files: Mutex::default(),
         starts: to,
         deaf_to,
     });
-    let controller = Controller::new(replica, waits, Arc::<Puppets>::clone(&agent), images, exits);
+    let controller = Controller::new(
+        replica,
+        waits,
+        Arc::<FakeAgent>::clone(&agent),
+        images,
+        exits,
+    );
     let image = Command::AddImage {
         tenant: owner(),
         at_ns: 0,
@@ -445,4 +451,71 @@ async fn containers_are_found_by_id_prefix_and_name_within_the_tenant_only() {
         );
     }
     assert!(node.controller.find(&owner(), "").is_err());
+}
+
+/// An archive of `docker save` with two images, of which the second has a layer.
+fn two_images() -> Vec<u8> {
+    let layer = vec![0; 1024];
+    let config = |layers: &[String]| {
+        serde_json::json!({ "rootfs": { "type": "layers", "diff_ids": layers } }).to_string()
+    };
+    let digest = hearth_image::Digest::of(&layer).to_string();
+    let manifest =
+        r#"[{"Config":"a","RepoTags":["a:1"]},{"Config":"b","RepoTags":["b:1"],"Layers":["l"]}]"#;
+    let mut tar = tar::Builder::new(Vec::new());
+    for (name, content) in [
+        ("a", config(&[]).as_bytes()),
+        ("b", config(&[digest]).as_bytes()),
+        ("l", layer.as_slice()),
+        ("manifest.json", manifest.as_bytes()),
+    ] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, name, content).unwrap();
+    }
+    tar.into_inner().unwrap()
+}
+
+#[tokio::test]
+async fn a_load_that_is_given_up_leaves_no_image_that_nobody_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let controller = node(dir.path()).await.controller;
+    let archive = two_images();
+    let begun = tokio::sync::Notify::new();
+    // The second image's layer is heard of when the first image is stored.
+    let mut hear = |_| begun.notify_one();
+    let owner = owner();
+    tokio::select! {
+        biased;
+        () = begun.notified() => {}
+        _ = controller.load(&owner, archive.as_slice(), &mut hear) => {
+            panic!("it was meant to be given up")
+        }
+    }
+    controller.flush().await;
+    let left = controller.inner.images.store.list().await.unwrap();
+    assert!(
+        left.iter().all(|image| !image.diff_ids().is_empty()),
+        "{left:?}"
+    );
+}
+
+#[tokio::test]
+async fn the_images_of_an_archive_are_the_tenants_and_nobody_elses() {
+    let dir = tempfile::tempdir().unwrap();
+    let controller = node(dir.path()).await.controller;
+    let archive = two_images();
+    let (owner, mut quiet) = (owner(), |_| {});
+    let load = controller.load(&owner, archive.as_slice(), &mut quiet);
+    let (loaded, done) = load.await;
+    done.unwrap();
+    let names: Vec<_> = loaded.iter().map(|image| image.names.join(" ")).collect();
+    assert_eq!(names, ["a:1", "b:1"]);
+    controller.collect_unowned_images().await.unwrap();
+    let held = controller.inner.images.store.list().await.unwrap();
+    assert_eq!(held.len(), 2);
+    let state = controller.state();
+    let owned = |id: String| state.images.contains_key(&(owner.clone(), id));
+    assert!(held.iter().all(|image| owned(image.id.to_string())));
 }

@@ -104,7 +104,7 @@ pub enum Command {
         tenant: Tenant,
         /// When.
         at_ns: u64,
-        /// Familiar name with tag.
+        /// Familiar name with tag or digest.
         name: String,
     },
     /// A tenant no longer has an image, under any name. Refused while a container of the tenant uses it, unless `force`d and none is up; the bytes stay while a
@@ -173,6 +173,14 @@ pub enum Refusal {
     /// Every address of the pods' network is taken.
     #[error("no free address in the pods' network: remove containers that are no longer needed")]
     NoFreeAddress,
+    /// A tenant has as many as it may.
+    #[error("no more than {limit} {what}: remove some that are no longer needed")]
+    TooMany {
+        /// Of what, in the plural.
+        what: String,
+        /// How many there may be.
+        limit: u32,
+    },
     /// A container uses the image.
     #[error("conflict: unable to remove {image} - container {container} is using it")]
     ImageInUse {

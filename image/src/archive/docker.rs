@@ -4,7 +4,7 @@
 use serde::Deserialize;
 
 use super::{
-    FoundImage, FoundLayer,
+    FoundImage, FoundLayer, Held,
     spool::{self, Spool},
 };
 use crate::{Error, ImageRef};
@@ -22,7 +22,13 @@ struct Item {
 pub(super) fn images(spool: &Spool, manifest: &[u8]) -> Result<Vec<FoundImage>, Error> {
     let items: Vec<Item> = serde_json::from_slice(manifest)
         .map_err(|err| Error::malformed("manifest.json of the image archive", err.to_string()))?;
-    items.iter().map(|item| image(spool, item)).collect()
+    let (mut images, mut held) = (Vec::new(), Held::default());
+    for item in &items {
+        let image = image(spool, item)?;
+        held.add(&image)?;
+        images.push(image);
+    }
+    Ok(images)
 }
 
 fn image(spool: &Spool, item: &Item) -> Result<FoundImage, Error> {

@@ -10,9 +10,15 @@ mod spool;
 
 use std::path::PathBuf;
 
-use crate::{Digest, Error, ImageRef, unpack::LayerFile};
+use crate::{Digest, Error, ImageRef, store::MAX_LAYERS, unpack::LayerFile};
 
 pub(crate) use spool::{Spool, spool};
+
+/// Images of one archive. Who saves a whole node has some dozens.
+const MAX_IMAGES: usize = 256;
+
+/// Bytes of the configs of an archive's images, which are held in memory until each is loaded.
+const MAX_CONFIGS_BYTES: usize = 64 << 20;
 
 /// An image found in an archive.
 #[derive(Debug)]
@@ -63,4 +69,38 @@ pub(crate) fn images(spool: &Spool) -> Result<Vec<FoundImage>, Error> {
         "it has neither manifest.json nor index.json: make it with docker save, or as an OCI layout \
          (docker import is for file system trees)",
     ))
+}
+
+/// Adds up what the images of one archive hold in memory.
+#[derive(Default)]
+struct Held {
+    images: usize,
+    configs_bytes: usize,
+}
+
+impl Held {
+    /// Refuses one image too many.
+    fn add(&mut self, image: &FoundImage) -> Result<(), Error> {
+        let too_large = |what: &str, limit: String| Error::TooLarge {
+            what: format!("{what} of the image archive"),
+            limit,
+        };
+        self.images += 1;
+        let manifest_bytes = image.manifest_json.as_ref().map_or(0, Vec::len);
+        self.configs_bytes += image.config_json.len() + manifest_bytes;
+        if self.images > MAX_IMAGES {
+            return Err(too_large("the number of images", MAX_IMAGES.to_string()));
+        }
+        if image.layers.len() > MAX_LAYERS {
+            return Err(too_large(
+                "the number of layers of an image",
+                MAX_LAYERS.to_string(),
+            ));
+        }
+        if self.configs_bytes > MAX_CONFIGS_BYTES {
+            let limit = format!("{MAX_CONFIGS_BYTES} bytes");
+            return Err(too_large("the configs", limit));
+        }
+        Ok(())
+    }
 }

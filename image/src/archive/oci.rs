@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use oci_distribution::manifest::{ImageIndexEntry, OciImageIndex};
 
 use super::{
-    FoundImage, FoundLayer,
+    FoundImage, FoundLayer, Held,
     spool::{self, Spool},
 };
 use crate::{
@@ -24,7 +24,7 @@ const WHAT: &str = "the OCI layout";
 pub(super) fn images(spool: &Spool, index: &[u8]) -> Result<Vec<FoundImage>, Error> {
     let index: OciImageIndex = serde_json::from_slice(index)
         .map_err(|err| Error::malformed("index.json of the image archive", err.to_string()))?;
-    let mut images: Vec<FoundImage> = Vec::new();
+    let (mut images, mut held) = (Vec::<FoundImage>::new(), Held::default());
     let (ours, others): (Vec<_>, Vec<_>) = index
         .manifests
         .iter()
@@ -35,9 +35,11 @@ pub(super) fn images(spool: &Spool, index: &[u8]) -> Result<Vec<FoundImage>, Err
     }
     for entry in ours {
         let name = name(entry.annotations.as_ref());
+        // image-layout.md, "Content": a blob lies under the digest that it has.
         let digest: Digest = entry.digest.parse()?;
         // One image with several names has as many entries.
         let image = image(spool, &digest, true)?;
+        held.add(&image)?;
         match images
             .iter_mut()
             .find(|other| other.config_json == image.config_json)

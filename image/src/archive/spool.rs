@@ -21,6 +21,15 @@ use crate::{
 /// Entries of an image archive: a few for each layer of each image.
 const MAX_ENTRIES: usize = 100_000;
 
+/// Bytes of a path in an archive: Linux's `PATH_MAX`. Those that tools write have a hundred.
+const MAX_PATH_BYTES: usize = 4096;
+
+/// Bytes of all paths and links together: they are held in memory while the archive is loaded.
+const MAX_PATHS_BYTES: usize = 16 << 20;
+
+/// Links followed from one path: what Linux allows.
+const MAX_LINKS: usize = 40;
+
 /// Bytes of an archive, uncompressed, all its images together.
 const MAX_ARCHIVE_BYTES: u64 = 1 << 40;
 
@@ -55,19 +64,29 @@ pub(crate) fn spool(source: impl Read + Send, layout: &Layout) -> Result<Spool, 
     let mut files = BTreeMap::new();
     let mut links = BTreeMap::new();
     let mut buffer = vec![0; BUFFER_BYTES];
+    let (mut entries, mut paths_bytes) = (0, 0);
     while let Some(entry) = reader.next().map_err(|err| tar_error(WHAT, err))? {
-        if files.len() + links.len() >= MAX_ENTRIES {
-            return Err(Error::TooLarge {
-                what: format!("the {WHAT}"),
-                limit: format!("{MAX_ENTRIES} entries"),
-            });
+        let too_large = |limit: String| Error::TooLarge {
+            what: format!("the {WHAT}"),
+            limit,
+        };
+        entries += 1;
+        paths_bytes += entry.path.len() + entry.link.len();
+        if entries > MAX_ENTRIES {
+            return Err(too_large(format!("{MAX_ENTRIES} entries")));
+        }
+        if entry.path.len().max(entry.link.len()) > MAX_PATH_BYTES {
+            return Err(too_large(format!("{MAX_PATH_BYTES} bytes for a path")));
+        }
+        if paths_bytes > MAX_PATHS_BYTES {
+            return Err(too_large(format!("{MAX_PATHS_BYTES} bytes for all paths")));
         }
         let path = contents::entry_path(&entry.path)?;
         match entry.kind {
             EntryKind::Directory => {}
             EntryKind::File => {
                 // Names of ours: those of the archive never reach the disk.
-                let name = dir.path().join(files.len().to_string());
+                let name = dir.path().join(entries.to_string());
                 let file = put_aside(&entry, &mut reader, name, &mut buffer)?;
                 files.insert(path, file);
             }
@@ -78,12 +97,8 @@ pub(crate) fn spool(source: impl Read + Send, layout: &Layout) -> Result<Spool, 
             EntryKind::HardLink => {
                 links.insert(path, contents::entry_path(&entry.link)?);
             }
-            _ => {
-                return Err(Error::malformed(
-                    WHAT,
-                    format!("{path} is neither file nor link"),
-                ));
-            }
+            // Devices and pipes mean nothing here.
+            _ => {}
         }
     }
     Ok(Spool {
@@ -132,9 +147,9 @@ fn put_aside<R: Read>(
 impl Spool {
     /// A file by its path, through links.
     pub(super) fn file(&self, path: &str) -> Option<&SpooledFile> {
-        let mut path = path.trim_start_matches("./");
-        // A chain has no more links than there are.
-        for _ in 0..=self.links.len() {
+        let path = contents::entry_path(path.as_bytes()).ok()?;
+        let mut path = path.as_str();
+        for _ in 0..=MAX_LINKS {
             if let Some(file) = self.files.get(path) {
                 return Some(file);
             }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::tree::{Kind, NodeId, Tree};
 
-/// Where the root's inode starts: not at 0, so that its number isn't 0.
+/// Where the root's inode starts at the earliest: not at 0, so that its number isn't 0.
 const ROOT_OFFSET: u64 = 64;
 
 /// Bytes gathered before they are written.
@@ -59,13 +59,16 @@ pub(crate) fn finish(
 
     let metadata_block = contents.next_block;
     let metadata_bytes = placed.last().map_or(0, |last| last.offset + last.bytes());
-    contents.allocate(metadata_bytes)?;
+    // erofs-utils' checker looks for a header of attributes behind the last inode, even where it has none.
+    contents.allocate(metadata_bytes + xattr::HEADER_BYTES as u64)?;
     let blocks = contents.next_block;
     write_inodes(&contents.file, tree, &placed, &nids, metadata_block)?;
 
     let superblock = Superblock {
-        // The root is at ROOT_OFFSET.
-        root_nid: (ROOT_OFFSET / SLOT_BYTES) as u16,
+        // The root comes first: at ROOT_OFFSET, or at the next block where it wouldn't be whole otherwise.
+        root_nid: placed
+            .first()
+            .map_or(0, |root| (root.offset / SLOT_BYTES) as u16),
         inodes: placed.len() as u64,
         blocks,
         metadata_block,

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use crate::tree::Bytes;
 
-const HEADER_BYTES: usize = 12;
+/// Bytes of a `struct erofs_xattr_ibody_header`.
+pub(super) const HEADER_BYTES: usize = 12;
 const ENTRY_BYTES: usize = 4;
 
 /// What an inode's attributes may take in all: the count of 4-byte units behind the header is a u16.

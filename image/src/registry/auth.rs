@@ -2,10 +2,7 @@
 //! Authentication" and "OAuth2").
 
 use http_auth::{ChallengeRef, parser::ChallengeParser};
-use reqwest::{
-    Url,
-    header::{GetAll, HeaderValue},
-};
+use reqwest::{Url, header::HeaderValue};
 use serde::Deserialize;
 
 use super::Registry;
@@ -55,11 +52,11 @@ pub(super) enum Challenge {
 }
 
 impl Challenge {
-    /// From `WWW-Authenticate`; a token is preferred.
-    pub(super) fn of(headers: GetAll<'_, HeaderValue>) -> Option<Self> {
+    /// From the values of `WWW-Authenticate` (RFC 9110, section 11.6.1); a token is preferred.
+    pub(super) fn of<'a>(headers: impl IntoIterator<Item = &'a [u8]>) -> Option<Self> {
         let all: Vec<Self> = headers
             .into_iter()
-            .filter_map(|header| header.to_str().ok())
+            .filter_map(|header| std::str::from_utf8(header).ok())
             .flat_map(|header| ChallengeParser::new(header).map_while(Result::ok))
             .filter_map(|challenge| Self::from_parsed(&challenge))
             .collect();
@@ -132,6 +129,24 @@ impl Registry {
         }
     }
 
+    /// A registry may name a token service on another host, as docker.io does: it got to us over TLS, and vouches for
+    /// it. In the clear a password goes nowhere but to a registry that the owner has declared insecure.
+    fn check_realm(&self, realm: &Url) -> Result<(), Error> {
+        let authority = match (realm.host_str(), realm.port()) {
+            (Some(host), Some(port)) => format!("{host}:{port}"),
+            (Some(host), None) => host.to_owned(),
+            (None, _) => String::new(),
+        };
+        let secret = self.credentials != Credentials::Anonymous;
+        let clear = realm.scheme() != "https" && !self.insecure_registries.contains(&authority);
+        if secret && clear {
+            return Err(self.broken(format!(
+                "its token service {authority} isn't reached over TLS: no password is sent there"
+            )));
+        }
+        Ok(())
+    }
+
     async fn fetch_token(
         &self,
         realm: &str,
@@ -140,6 +155,7 @@ impl Registry {
     ) -> Result<Authorization, Error> {
         let mut url = Url::parse(realm)
             .map_err(|_| self.broken(format!("its token service {realm:?} is no URL")))?;
+        self.check_realm(&url)?;
         let own_scope = format!("repository:{}:pull", self.reference.repository());
         let mut parameters = vec![("scope", scope.unwrap_or(&own_scope))];
         parameters.extend(service.map(|service| ("service", service)));
@@ -153,7 +169,7 @@ impl Registry {
                 ]);
                 let mut form = Url::parse("form:").map_err(|_| self.broken("no form"))?;
                 form.query_pairs_mut().extend_pairs(parameters);
-                self.client
+                self.token_client
                     .post(url)
                     .header(
                         reqwest::header::CONTENT_TYPE,
@@ -165,11 +181,13 @@ impl Registry {
                 url.query_pairs_mut()
                     .append_pair("account", username)
                     .extend_pairs(parameters);
-                self.client.get(url).basic_auth(username, Some(password))
+                self.token_client
+                    .get(url)
+                    .basic_auth(username, Some(password))
             }
             Credentials::Anonymous => {
                 url.query_pairs_mut().extend_pairs(parameters);
-                self.client.get(url)
+                self.token_client.get(url)
             }
         };
         let response = self.send(request).await?;
@@ -203,5 +221,45 @@ impl Registry {
             })
             .and_then(|token| Authorization::bearer(&token))
             .ok_or_else(|| self.broken("its token service gave no token"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_token_is_preferred_and_the_case_of_words_does_not_matter() {
+        let bearer = br#"bEARER Realm="https://auth.example/token",service="a b",scope="x""#;
+        let Some(Challenge::Bearer {
+            realm,
+            service,
+            scope,
+        }) = Challenge::of([&b"Basic realm=x"[..], bearer])
+        else {
+            panic!("a token was offered");
+        };
+        assert_eq!(realm, "https://auth.example/token");
+        assert_eq!(
+            (service.as_deref(), scope.as_deref()),
+            (Some("a b"), Some("x"))
+        );
+        assert_eq!(
+            Challenge::of([&b"basic realm=\"x\""[..]]),
+            Some(Challenge::Basic)
+        );
+        assert_eq!(
+            Challenge::of([&b"Bearer service=x"[..], b"Digest a=b"]),
+            None
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_header_is_a_challenge_or_none(header in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Challenge::of([header.as_slice(), &[b"Bearer ", header.as_slice()].concat()]);
+        }
     }
 }

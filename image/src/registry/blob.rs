@@ -173,6 +173,7 @@ impl Registry {
                 });
             }
         }
+        // OCI distribution specification, "Pulling blobs": a range may be asked for, and the digest is the client's to check.
         let mut chunks = response.bytes_stream();
         while let Some(chunk) = chunks.next().await {
             let chunk = chunk.map_err(|err| Failure::Passing(self.unreachable(&err)))?;

@@ -4,8 +4,9 @@ use std::{error::Error as _, net::IpAddr, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use reqwest::{
-    Client, RequestBuilder, Response, StatusCode,
+    Client, RequestBuilder, Response, StatusCode, Url,
     header::{ACCEPT, AUTHORIZATION, RANGE, WWW_AUTHENTICATE},
+    redirect::{Action, Attempt, Policy},
 };
 use serde::Deserialize;
 use tokio::sync::Mutex;
@@ -32,6 +33,9 @@ const MAX_ERROR_BYTES: u64 = 16 << 10;
 /// Characters of a registry's own words that reach an error message.
 const MAX_REASON_CHARS: usize = 300;
 
+/// Redirects followed for one request: a registry, its store, and the store's region are three.
+const MAX_REDIRECTS: usize = 10;
+
 /// Where docker.io's API is.
 const DOCKER_HUB: &str = "registry-1.docker.io";
 
@@ -39,10 +43,14 @@ const DOCKER_HUB: &str = "registry-1.docker.io";
 #[derive(Debug)]
 pub(crate) struct Registry {
     pub(super) client: Client,
+    /// For secrets: follows no redirect to another origin, which would take a body's token along.
+    pub(super) token_client: Client,
     pub(super) reference: ImageRef,
     pub(super) credentials: Credentials,
     /// `https://host:port`
     pub(super) base: String,
+    /// Registries that may be spoken to in the clear, as the owner has said.
+    pub(super) insecure_registries: Vec<String>,
     /// What the registry accepted last; held while a new one is asked for, so that parallel layers ask once.
     authorization: Mutex<Authorization>,
 }
@@ -62,22 +70,29 @@ impl Registry {
         } else {
             name
         };
-        let client = Client::builder()
-            .tls_backend_preconfigured(tls_config()?)
-            // Neither a redirect nor a token service may lead a secure registry's pull into the clear.
-            .https_only(!insecure)
-            .no_proxy()
-            .dns_resolver(Resolver::new(dns_servers))
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(IDLE_TIMEOUT)
-            .user_agent(concat!("hearth/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|err| Error::Protocol {
-                registry: name.to_owned(),
-                reason: innermost(&err),
-            })?;
+        let tls = tls_config()?;
+        let client = |redirects: Policy| {
+            Client::builder()
+                .tls_backend_preconfigured(tls.clone())
+                // Neither a redirect nor a token service may lead a secure registry's pull into the clear.
+                .https_only(!insecure)
+                .redirect(redirects)
+                .no_proxy()
+                .dns_resolver(Resolver::new(dns_servers))
+                .connect_timeout(CONNECT_TIMEOUT)
+                .read_timeout(IDLE_TIMEOUT)
+                .user_agent(concat!("hearth/", env!("CARGO_PKG_VERSION")))
+                .build()
+                .map_err(|err| Error::Protocol {
+                    registry: name.to_owned(),
+                    reason: innermost(&err),
+                })
+        };
         Ok(Self {
-            client,
+            // Blobs are often elsewhere; the client takes `Authorization` off where the origin changes.
+            client: client(Policy::limited(MAX_REDIRECTS))?,
+            token_client: client(Policy::custom(within_the_origin))?,
+            insecure_registries: insecure_registries.to_vec(),
             reference: reference.clone(),
             credentials: credentials.clone(),
             base: format!("{}://{host}", if insecure { "http" } else { "https" }),
@@ -111,8 +126,7 @@ impl Registry {
         if response.status() != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
-        let challenge = Challenge::of(response.headers().get_all(WWW_AUTHENTICATE));
-        let Some(challenge) = challenge else {
+        let Some(challenge) = self.challenge(&response) else {
             return Err(self.refused(response).await);
         };
         let mut current = self.authorization.lock().await;
@@ -129,6 +143,18 @@ impl Registry {
             StatusCode::UNAUTHORIZED => Err(self.refused(response).await),
             _ => Ok(response),
         }
+    }
+
+    /// What the registry asks for (RFC 9110, section 11.6.1). Where a redirect has led to somebody else, it is not the
+    /// registry that asks, and nobody else gets to name the place that a password is sent to.
+    pub(super) fn challenge(&self, response: &Response) -> Option<Challenge> {
+        let base = Url::parse(&self.base).ok()?;
+        if response.url().origin() != base.origin() {
+            tracing::warn!(registry = self.name(), from = ?response.url().host_str(), "a challenge from a redirect's target is ignored");
+            return None;
+        }
+        let headers = response.headers().get_all(WWW_AUTHENTICATE);
+        Challenge::of(headers.iter().map(|header| header.as_bytes()))
     }
 
     pub(super) async fn send(&self, request: RequestBuilder) -> Result<Response, Error> {
@@ -232,6 +258,19 @@ impl Registry {
     /// As the user knows it.
     pub(super) fn name(&self) -> &str {
         self.reference.registry()
+    }
+}
+
+/// Follows redirects that stay with whom was asked.
+fn within_the_origin(attempt: Attempt<'_>) -> Action {
+    let same = attempt
+        .previous()
+        .last()
+        .is_some_and(|from| from.origin() == attempt.url().origin());
+    if same && attempt.previous().len() <= MAX_REDIRECTS {
+        attempt.follow()
+    } else {
+        attempt.stop()
     }
 }
 

@@ -1,11 +1,8 @@
 //! Asking a registry whether it takes somebody's credentials (OCI distribution specification 1.1, "Determining Support").
 
-use reqwest::{
-    StatusCode,
-    header::{AUTHORIZATION, WWW_AUTHENTICATE},
-};
+use reqwest::{StatusCode, header::AUTHORIZATION};
 
-use super::{Registry, auth::Challenge};
+use super::Registry;
 use crate::Error;
 
 impl Registry {
@@ -14,8 +11,7 @@ impl Registry {
         let root = || self.client.get(format!("{}/v2/", self.base));
         let mut response = self.send(root()).await?;
         if response.status() == StatusCode::UNAUTHORIZED {
-            let challenge = Challenge::of(response.headers().get_all(WWW_AUTHENTICATE));
-            let authorization = match challenge {
+            let authorization = match self.challenge(&response) {
                 Some(challenge) => self.authorize(&challenge).await?,
                 None => None,
             };

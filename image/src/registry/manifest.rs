@@ -4,7 +4,10 @@ use oci_distribution::manifest::{OciDescriptor, OciImageIndex, OciImageManifest}
 use serde_json::Value;
 
 use super::Registry;
-use crate::{Digest, Error, store::MAX_DOCUMENT_BYTES};
+use crate::{
+    Digest, Error,
+    store::{MAX_DOCUMENT_BYTES, MAX_LAYERS},
+};
 
 /// What we ask a registry for.
 const ACCEPT_MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, \
@@ -91,6 +94,7 @@ impl Registry {
         if !response.status().is_success() {
             return Err(self.refused(response).await);
         }
+        // OCI distribution specification, "Pulling manifests": what the registry calls it must be what it is.
         let promised = response.headers().get("docker-content-digest");
         let promised = promised.and_then(|value| value.to_str().ok()?.parse().ok());
         let json = self
@@ -167,6 +171,12 @@ pub(crate) fn parse_manifest(json: &[u8], name: &str) -> Result<Document, Error>
     let manifest: OciImageManifest = serde_json::from_value(value).map_err(bad)?;
     check_config_type(&manifest.config, name)?;
     let config = descriptor(&manifest.config, name)?;
+    if manifest.layers.len() > MAX_LAYERS {
+        return Err(Error::TooLarge {
+            what: format!("the number of layers of {name}"),
+            limit: MAX_LAYERS.to_string(),
+        });
+    }
     let layers = manifest
         .layers
         .iter()
@@ -225,6 +235,8 @@ fn check_config_type(config: &OciDescriptor, name: &str) -> Result<(), Error> {
     match config.media_type.as_str() {
         "application/vnd.oci.image.config.v1+json"
         | "application/vnd.docker.container.image.v1+json" => Ok(()),
+        // Of registries and builders that didn't know better; dockerd takes them, and what it is shows when it's read.
+        "" | "application/octet-stream" | "application/json" | "text/html" => Ok(()),
         other => Err(Error::UnsupportedMediaType {
             what: format!("the config of {name}, which is an artifact rather than an image"),
             media_type: other.chars().take(100).collect(),
@@ -232,15 +244,17 @@ fn check_config_type(config: &OciDescriptor, name: &str) -> Result<(), Error> {
     }
 }
 
-/// Which bytes the layer really has is told by themselves; this refuses what isn't a layer at all, is encrypted, or
-/// isn't to be distributed.
+/// Which bytes the layer really has is told by themselves; this refuses what isn't a layer at all, or is encrypted (OCI
+/// image specification, layer.md). A foreign layer is asked of its registry like any other: the `urls` that a manifest
+/// gives would let a stranger say whom this node talks to.
 fn check_layer_type(media_type: &str, name: &str) -> Result<(), Error> {
     let kind = media_type
         .strip_prefix("application/vnd.oci.image.layer.v1.tar")
         .or(media_type.strip_prefix("application/vnd.docker.image.rootfs.diff.tar"))
+        .or(media_type.strip_prefix("application/vnd.docker.image.rootfs.foreign.diff.tar"))
         .or(media_type.strip_prefix("application/vnd.oci.image.layer.nondistributable.v1.tar"));
     match kind {
-        Some("" | "+gzip" | "+zstd" | ".gzip" | ".zstd") => Ok(()),
+        Some("" | "+gzip" | "+zstd" | "+bzip2" | ".gzip" | ".zstd" | ".bzip2") => Ok(()),
         _ => Err(Error::UnsupportedMediaType {
             what: format!("a layer of {name}"),
             media_type: media_type.chars().take(100).collect(),

@@ -1,9 +1,8 @@
 //! The client's side of the registry protocol, for pulling (OCI distribution specification 1.1, "Pull").
 //!
 //! A connection is made for one pull and knows one repository, so that one tenant's credentials and connections never
-//! serve another. References and document types are oci-distribution's; its HTTP client isn't used, for what it
-//! can't be told: it can't be made on a machine without CA files, and it reads documents and error bodies of any size
-//! into memory.
+//! serve another. References and document types are oci-distribution's; its HTTP client isn't used: it reads documents
+//! and error bodies of any size into memory, and answers a challenge whoever it came from.
 
 mod auth;
 mod blob;
@@ -11,6 +10,7 @@ mod http;
 mod login;
 mod manifest;
 mod names;
+mod tags;
 
 pub(crate) use blob::Fetch;
 pub(crate) use http::Registry;

@@ -2,10 +2,7 @@
 
 use serde_json::json;
 use tempfile::NamedTempFile;
-use tokio::{
-    sync::mpsc::{self, Receiver, Sender},
-    task::{JoinError, JoinHandle},
-};
+use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::{
     Shared,
@@ -13,17 +10,19 @@ use super::{
 };
 use crate::{
     Digest, Error, ImageConfig, ImageId, LayerState, Progress,
-    unpack::{LayerFile, Unpacker},
+    unpack::{self, LayerFile, Unpacker},
 };
 
-/// Layers that wait for being unpacked, opened; the others wait for them in their downloads.
-const WAITING_LAYERS: usize = 2;
-
-/// Bytes of a config document. Docker's limit for manifests is 4 MiB; real configs have some kilobytes.
+/// Bytes of any document: docker's limit for manifests (OCI distribution specification, "Pushing Manifests", asks for no less
+/// of a registry).
 pub(crate) const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
 
+/// Bytes of a config document. It stays in memory, parsed, as long as the image is there; the largest in use, of builders
+/// that write bills of materials into labels, have some hundred kilobytes.
+const MAX_CONFIG_BYTES: usize = 1 << 20;
+
 /// Layers of an image: overlayfs never took more than 500, docker takes 127.
-const MAX_LAYERS: usize = 512;
+pub(crate) const MAX_LAYERS: usize = 512;
 
 /// What an image is made of, besides its layers' bytes.
 #[derive(Clone, Debug)]
@@ -38,8 +37,15 @@ pub(super) struct Plan {
 
 /// Reads a config document and checks that this node can run it. Returns the image's id.
 pub(super) fn read_config(json: &[u8], reference: &str) -> Result<(ImageId, ImageConfig), Error> {
+    if json.len() > MAX_CONFIG_BYTES {
+        return Err(Error::TooLarge {
+            what: format!("the config of {reference}"),
+            limit: format!("{MAX_CONFIG_BYTES} bytes"),
+        });
+    }
     let config: ImageConfig = serde_json::from_slice(json)
         .map_err(|err| Error::malformed(format!("config of {reference}"), err.to_string()))?;
+    // OCI image specification, config.md, "Properties": rootfs.type is "layers" and nothing else.
     if config.rootfs.kind != "layers" {
         return Err(Error::malformed(
             format!("config of {reference}"),
@@ -87,7 +93,7 @@ pub(super) fn make_manifest(config_json: &[u8], layers: &[(LayerRecord, &str)]) 
     manifest.to_string().into_bytes()
 }
 
-/// A layer that is ready to be unpacked.
+/// A layer that is ready to be unpacked: its file is wholly there.
 #[derive(Debug)]
 pub(super) struct Ready {
     pub(super) layer: LayerFile,
@@ -95,7 +101,7 @@ pub(super) struct Ready {
     pub(super) short_id: Option<String>,
 }
 
-/// What the unpacking thread gives back: the finished root file system and docker's size of the image.
+/// What unpacking gives: the finished root file system and docker's size of the image.
 pub(super) type Built = (NamedTempFile, u64);
 
 /// Which words progress uses.
@@ -105,67 +111,100 @@ pub(super) enum Words {
     Load,
 }
 
-/// Starts a thread that unpacks the layers it's sent, in order. Closing the channel early cancels it.
-pub(super) fn start(
-    shared: &Shared,
-    id: ImageId,
-    layer_count: usize,
+/// A root file system in the making. Between layers it takes no thread.
+pub(super) struct Building {
+    unpacker: Unpacker,
+    root: NamedTempFile,
     words: Words,
     events: Sender<Progress>,
-) -> (Sender<Ready>, JoinHandle<Result<Built, Error>>) {
-    let (sender, receiver) = mpsc::channel(WAITING_LAYERS);
-    let layout = shared.layout.clone();
-    let task = tokio::task::spawn_blocking(move || {
-        let root = layout.temporary()?;
+}
+
+impl Building {
+    pub(super) fn begin(
+        shared: &Shared,
+        words: Words,
+        events: Sender<Progress>,
+    ) -> Result<Self, Error> {
+        let root = shared.layout.temporary()?;
         let file = root
             .reopen()
             .map_err(Error::io("opening a root file system"))?;
-        let size_bytes = unpack(
-            Unpacker::new(file),
-            id,
-            layer_count,
+        Ok(Self {
+            unpacker: Unpacker::new(file),
+            root,
             words,
-            receiver,
-            &events,
-        )?;
-        Ok((root, size_bytes))
-    });
-    (sender, task)
+            events,
+        })
+    }
+
+    /// Puts a layer on top. The work ends early where nobody listens any more.
+    pub(super) async fn add(mut self, shared: &Shared, ready: Ready) -> Result<Self, Error> {
+        let work = move || {
+            let Ready { layer, short_id } = ready;
+            let told = Told {
+                words: self.words,
+                short_id,
+                total: layer.size_bytes,
+                events: &self.events,
+            };
+            self.unpacker
+                .add(&layer, &mut |current| told.tell(current))?;
+            told.tell(layer.size_bytes);
+            told.complete();
+            Ok(self)
+        };
+        shared.pool.run(work).await
+    }
+
+    pub(super) async fn finish(self, shared: &Shared, id: ImageId) -> Result<Built, Error> {
+        let work = move || Ok((self.root, self.unpacker.finish(&id)?));
+        shared.pool.run(work).await
+    }
 }
 
-fn unpack(
-    mut unpacker: Unpacker,
-    id: ImageId,
-    layer_count: usize,
+/// Compares the plain bytes of a layer with what they must be, and keeps nothing of them.
+pub(super) async fn verify(
+    shared: &Shared,
+    layer: LayerFile,
+    events: Sender<Progress>,
+) -> Result<(), Error> {
+    let work = move || unpack::verify(&layer, &mut |_| !events.is_closed());
+    shared.pool.run(work).await
+}
+
+/// How far a layer is, in the words of whoever asked.
+struct Told<'a> {
     words: Words,
-    mut layers: Receiver<Ready>,
-    events: &Sender<Progress>,
-) -> Result<u64, Error> {
-    for _ in 0..layer_count {
-        let Ready { layer, short_id } = layers.blocking_recv().ok_or(Error::Cancelled)?;
-        let total = layer.size_bytes;
-        let tell = |state: LayerState| match &short_id {
-            Some(id) => events
-                .blocking_send(Progress::Layer {
-                    id: id.clone(),
-                    state,
-                })
-                .is_ok(),
-            None => !events.is_closed(),
-        };
-        let mut report = |current| {
-            tell(match words {
-                Words::Pull => LayerState::Extracting { current, total },
-                Words::Load => LayerState::Loading { current, total },
-            })
-        };
-        unpacker.add(&layer, &mut report)?;
-        report(total);
-        if let Words::Pull = words {
-            tell(LayerState::PullComplete);
+    short_id: Option<String>,
+    total: u64,
+    events: &'a Sender<Progress>,
+}
+
+impl Told<'_> {
+    /// False: nobody listens any more.
+    fn tell(&self, current: u64) -> bool {
+        let total = self.total;
+        self.send(match self.words {
+            Words::Pull => LayerState::Extracting { current, total },
+            Words::Load => LayerState::Loading { current, total },
+        })
+    }
+
+    fn complete(&self) {
+        if let Words::Pull = self.words {
+            self.send(LayerState::PullComplete);
         }
     }
-    unpacker.finish(&id)
+
+    fn send(&self, state: LayerState) -> bool {
+        match self.short_id.clone() {
+            Some(id) => self
+                .events
+                .blocking_send(Progress::Layer { id, state })
+                .is_ok(),
+            None => !self.events.is_closed(),
+        }
+    }
 }
 
 /// Lists the image: its documents, its root file system, and last the record that makes it exist.
@@ -178,33 +217,25 @@ pub(super) fn commit(shared: &Shared, plan: Plan, built: Built) -> Result<(), Er
     layout.keep(root, &layout.root(&plan.id))?;
     let record = Record::new(manifest, size_bytes, plan.layers);
     layout.keep_bytes(&record.to_json(), &layout.record(&plan.id))?;
-    let held = record::hold(layout, plan.id, plan.config, plan.config_json, record)?;
+    let held = record::hold(layout, plan.id, plan.config, record)?;
     tracing::info!(image = %plan.id, size_bytes, disk_bytes = held.image.disk_bytes, "image stored");
     shared.insert(held);
     Ok(())
 }
 
-/// The outcome of a thread of ours; a panic in it is a fault of the image's, as far as anybody can tell.
-pub(super) async fn join<T>(task: JoinHandle<Result<T, Error>>) -> Result<T, Error> {
-    joined(task.await)
-}
-
-/// The same for a task that was awaited already.
-pub(super) fn joined<T>(outcome: Result<Result<T, Error>, JoinError>) -> Result<T, Error> {
-    outcome.unwrap_or_else(|err| {
-        tracing::error!(%err, "a thread of the image store failed");
-        Err(Error::malformed(
-            "image",
-            "it could not be processed; the node's log says why",
-        ))
-    })
-}
-
-/// Runs `work` in a thread that may block.
+/// Runs `work` in a thread that may block: short work of ours on the disk, nothing whose length a stranger sets.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    join(tokio::task::spawn_blocking(work)).await
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|err| {
+            tracing::error!(%err, "a thread of the image store failed");
+            Err(Error::malformed(
+                "image",
+                "it could not be processed; the node's log says why",
+            ))
+        })
 }
 
 /// Hands events to `progress` until `work` is done, and then the rest.

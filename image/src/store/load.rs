@@ -1,8 +1,10 @@
 //! `docker load`: an archive's images, one after the other.
 
 use std::{
+    collections::BTreeSet,
     io::{self, Read},
     path::Path,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -13,8 +15,9 @@ use tokio::{
 
 use super::{
     Shared, Store, WAITING_EVENTS,
-    build::{self, Plan, Ready, Words, blocking},
-    record::LayerRecord,
+    build::{self, Building, Plan, Ready, Words, blocking},
+    pool,
+    record::{Held, LayerRecord},
     remove,
 };
 use crate::{
@@ -26,30 +29,47 @@ use crate::{
 /// Bytes of a body that are handed on at once.
 const CHUNK_BYTES: usize = 256 << 10;
 
+/// Silence in a body after which it's given up. A client that packs while it sends may think for a while, and a line
+/// that is gone isn't always told.
+const MAX_SILENCE: Duration = Duration::from_secs(60);
+
+/// Bytes that are taken of a body whose archive was refused already: what a client has under way, not all it has.
+const MAX_DRAINED_BYTES: u64 = 256 << 20;
+
 /// Chunks that wait for the thread that takes the archive apart.
 const WAITING_CHUNKS: usize = 8;
 
 impl Store {
-    /// `docker load`: the body is a tar of `docker save` or of an OCI layout, plain or compressed by gzip or zstd.
+    /// `docker load`: the body is a tar of `docker save` or of an OCI layout, plain or compressed by gzip, zstd or bzip2.
     ///
-    /// An archive of several images is loaded image by image; what was loaded before one that fails stays.
+    /// The images of the archive must be wholly in it, whatever the store has; only those that the caller has `shown`
+    /// to be able to read may be named without their layers. Callers bound how many loads go on: each has a thread that
+    /// waits for its body, which may be silent for a minute and no longer.
+    ///
+    /// An archive of several images is loaded image by image; what was loaded before one that fails stays. Each is told in
+    /// `loaded` as soon as it is stored, so that the caller knows it though a later one fails, or the future is dropped.
     pub async fn load(
         &self,
         body: impl AsyncRead + Send + Unpin,
+        shown: &BTreeSet<ImageId>,
+        loaded: &mut Vec<Loaded>,
         progress: &mut (dyn FnMut(Progress) + Send),
-    ) -> Result<Vec<Loaded>, Error> {
+    ) -> Result<(), Error> {
         let (events, receiver) = mpsc::channel(WAITING_EVENTS);
-        build::relay(self.load_telling(body, events), receiver, progress).await
+        let work = self.load_telling(body, shown, loaded, events);
+        build::relay(work, receiver, progress).await
     }
 
     async fn load_telling(
         &self,
         body: impl AsyncRead + Send + Unpin,
+        shown: &BTreeSet<ImageId>,
+        loaded: &mut Vec<Loaded>,
         events: Sender<Progress>,
-    ) -> Result<Vec<Loaded>, Error> {
+    ) -> Result<(), Error> {
         let (chunks, receiver) = mpsc::channel(WAITING_CHUNKS);
         let layout = self.shared.layout.clone();
-        let reading = blocking(move || {
+        let reading = pool::thread("image-load", move || {
             let source = ChunkReader {
                 chunks: receiver,
                 rest: Bytes::new(),
@@ -58,28 +78,27 @@ impl Store {
             let images = archive::images(&spool)?;
             Ok((spool, images))
         });
-        let (fed, read) = tokio::join!(feed(body, chunks), reading);
+        let (fed, read) = tokio::join!(feed(body, chunks, MAX_SILENCE), reading);
         let (spool, images) = match (fed, read) {
             // The archive ended where the body broke off, or before that; what is wrong with the body comes first.
             (Err(err), Err(_)) => return Err(err),
             (_, read) => read?,
         };
-        let mut loaded = Vec::new();
         for image in images {
-            loaded.push(self.load_image(image, &events).await?);
+            loaded.push(self.load_image(image, shown, &events).await?);
         }
         // Removing the files may take a moment.
-        blocking(move || {
+        let work = move || {
             drop(spool);
             Ok(())
-        })
-        .await?;
-        Ok(loaded)
+        };
+        self.shared.pool.run(work).await
     }
 
     async fn load_image(
         &self,
         found: FoundImage,
+        shown: &BTreeSet<ImageId>,
         events: &Sender<Progress>,
     ) -> Result<Loaded, Error> {
         let name = found
@@ -89,8 +108,7 @@ impl Store {
         let (id, config) = build::read_config(&found.config_json, &name)?;
         let tags = found.tags.clone();
         let claim = self.shared.claims.claim(id.digest());
-        let _building = claim.lock().await;
-        if self.shared.held(&id).is_some() {
+        if shown.contains(&id) && self.shared.held(&id).is_some() {
             return Ok(Loaded { id, tags });
         }
         if config.rootfs.diff_ids.len() != found.layers.len() {
@@ -113,6 +131,15 @@ impl Store {
                 diff_id: *diff_id,
             })
             .collect();
+        if let Some(held) = self.shared.held(&id) {
+            self.prove_found(&layers, &found.layers, &held, events)
+                .await?;
+            let _whole = claim.lock().await;
+            return match self.shared.held(&id) {
+                Some(_) => Ok(Loaded { id, tags }),
+                None => Err(Error::NoSuchImage { id: id.to_string() }),
+            };
+        }
         let manifest_json = match found.manifest_json {
             Some(json) => json,
             None => make_manifest(&found.config_json, &layers, &found.layers)?,
@@ -128,6 +155,10 @@ impl Store {
             .unpack_found(id, &plan.layers, &found.layers, events)
             .await?;
 
+        let _committing = claim.lock().await;
+        if self.shared.held(&id).is_some() {
+            return Ok(Loaded { id, tags });
+        }
         // While a claim lives, nobody removes the layer.
         let digests: Vec<Digest> = plan.layers.iter().map(|layer| layer.digest).collect();
         let claims: Vec<_> = digests
@@ -136,13 +167,13 @@ impl Store {
             .collect();
         let shared = self.shared.clone();
         let found_layers = found.layers;
-        let committed = blocking(move || {
+        let work = move || {
             if shared.options.keep_layers {
                 keep_layers(&shared, &found_layers)?;
             }
             build::commit(&shared, plan, built)
-        })
-        .await;
+        };
+        let committed = self.shared.pool.run(work).await;
         drop(claims);
         if committed.is_err() {
             let shared = self.shared.clone();
@@ -162,18 +193,32 @@ impl Store {
         found: &[FoundLayer],
         events: &Sender<Progress>,
     ) -> Result<build::Built, Error> {
-        let (ready, unpacking) =
-            build::start(&self.shared, id, layers.len(), Words::Load, events.clone());
+        let shared = &self.shared;
+        let mut building = Building::begin(shared, Words::Load, events.clone())?;
         for (record, found) in layers.iter().zip(found) {
             let layer = found.open(record.diff_id)?;
             let short_id = Some(record.diff_id.short());
-            if ready.send(Ready { layer, short_id }).await.is_err() {
-                // The thread has failed; its own error is the one to tell.
-                break;
+            building = building.add(shared, Ready { layer, short_id }).await?;
+        }
+        building.finish(shared, id).await
+    }
+
+    /// The store has the image, from somebody else: the archive must have all of it too.
+    async fn prove_found(
+        &self,
+        layers: &[LayerRecord],
+        found: &[FoundLayer],
+        held: &Held,
+        events: &Sender<Progress>,
+    ) -> Result<(), Error> {
+        for ((record, found), known) in layers.iter().zip(found).zip(&held.record.layers) {
+            // It was hashed while it was put aside.
+            if record.digest != known.digest {
+                let layer = found.open(record.diff_id)?;
+                build::verify(&self.shared, layer, events.clone()).await?;
             }
         }
-        drop(ready);
-        build::join(unpacking).await
+        Ok(())
     }
 }
 
@@ -210,6 +255,8 @@ fn media_type(layer: &Path) -> Result<&'static str, Error> {
         Compression::None => "application/vnd.oci.image.layer.v1.tar",
         Compression::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
         Compression::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
+        // No specification has one; this is what tools write.
+        Compression::Bzip2 => "application/vnd.oci.image.layer.v1.tar+bzip2",
     })
 }
 
@@ -217,14 +264,16 @@ fn media_type(layer: &Path) -> Result<&'static str, Error> {
 async fn feed(
     mut body: impl AsyncRead + Send + Unpin,
     chunks: Sender<io::Result<Bytes>>,
+    max_silence: Duration,
 ) -> Result<(), Error> {
     loop {
         let mut chunk = bytes::BytesMut::with_capacity(CHUNK_BYTES);
-        match body.read_buf(&mut chunk).await {
+        let read = tokio::time::timeout(max_silence, body.read_buf(&mut chunk)).await;
+        match read.unwrap_or_else(|_| Err(silence(max_silence))) {
             Ok(0) => return Ok(()),
             Ok(_) => {
                 if chunks.send(Ok(chunk.freeze())).await.is_err() {
-                    return drain(body).await;
+                    return drain(body, max_silence).await;
                 }
             }
             Err(err) => {
@@ -240,10 +289,24 @@ async fn feed(
 }
 
 /// Takes what a client still sends, so that it gets to read our answer rather than a broken pipe.
-async fn drain(mut body: impl AsyncRead + Send + Unpin) -> Result<(), Error> {
+async fn drain(
+    mut body: impl AsyncRead + Send + Unpin,
+    max_silence: Duration,
+) -> Result<(), Error> {
     let mut sink = vec![0; CHUNK_BYTES];
-    while let Ok(1..) = body.read(&mut sink).await {}
+    let mut left = MAX_DRAINED_BYTES;
+    while left > 0 {
+        match tokio::time::timeout(max_silence, body.read(&mut sink)).await {
+            Ok(Ok(count @ 1..)) => left = left.saturating_sub(count as u64),
+            _ => break,
+        }
+    }
     Ok(())
+}
+
+fn silence(max: Duration) -> io::Error {
+    let reason = format!("nothing came for {} s", max.as_secs());
+    io::Error::new(io::ErrorKind::TimedOut, reason)
 }
 
 /// The body, for a thread that may block.
@@ -263,5 +326,29 @@ impl Read for ChunkReader {
         let count = buffer.len().min(self.rest.len());
         buffer[..count].copy_from_slice(&self.rest.split_to(count));
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_that_is_silent_for_too_long_is_given_up() {
+        let (_open, body) = tokio::io::duplex(16);
+        let (chunks, mut receiver) = mpsc::channel(WAITING_CHUNKS);
+        let err = feed(body, chunks, Duration::from_millis(1)).await;
+        assert!(err.unwrap_err().to_string().contains("nothing came for"));
+        let told = receiver.recv().await.unwrap().unwrap_err();
+        assert_eq!(told.kind(), io::ErrorKind::TimedOut);
+        assert!(receiver.recv().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_refused_body_is_taken_for_a_bounded_while() {
+        let (chunks, receiver) = mpsc::channel(WAITING_CHUNKS);
+        drop(receiver);
+        let endless = tokio::io::repeat(0);
+        feed(endless, chunks, MAX_SILENCE).await.unwrap();
     }
 }

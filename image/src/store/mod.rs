@@ -4,25 +4,33 @@
 //! layers as they came. Layers cost disk space, about half as much again as the root file system, and are worth it
 //! where there is a disk: an image that shares layers with one that is here fetches only the others, and what came
 //! from a registry can be pushed and saved again byte for byte. Where the store is in memory they are not worth it.
+//!
+//! That the store has some bytes gives nobody a right to them: digests are names that anybody may say. Pull and load are
+//! told which images the caller has `shown` that it can read; everything else it must bring, all of it, hashed here,
+//! whether the store has it already or not.
 
 mod build;
 mod claims;
 mod layout;
 mod load;
+mod pool;
 mod pull;
 mod record;
 mod remove;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
 };
 
-pub(crate) use self::{build::MAX_DOCUMENT_BYTES, layout::Layout};
-use self::{build::blocking, claims::Claims, record::Held};
-use crate::{Error, Image, ImageId};
+use self::{build::blocking, claims::Claims, pool::Pool, record::Held};
+pub(crate) use self::{
+    build::{MAX_DOCUMENT_BYTES, MAX_LAYERS},
+    layout::Layout,
+};
+use crate::{Digest, Error, Image, ImageId};
 
 /// Layers fetched at the same time: what docker does by default; more only helps with registries that throttle each
 /// connection.
@@ -66,6 +74,7 @@ struct Shared {
     layout: Layout,
     options: StoreOptions,
     claims: Claims,
+    pool: Pool,
     // What `images/` has on the disk; never held across an await.
     images: RwLock<BTreeMap<ImageId, Held>>,
 }
@@ -77,6 +86,16 @@ impl Shared {
             .unwrap_or_else(PoisonError::into_inner)
             .get(id)
             .cloned()
+    }
+
+    /// The layers of these images, by the digest of their plain bytes and by that of the bytes as they came.
+    fn layers_of(&self, ids: &BTreeSet<ImageId>) -> BTreeSet<Digest> {
+        let images = self.images.read().unwrap_or_else(PoisonError::into_inner);
+        ids.iter()
+            .filter_map(|id| images.get(id))
+            .flat_map(|held| &held.record.layers)
+            .flat_map(|layer| [layer.digest, layer.diff_id])
+            .collect()
     }
 
     fn insert(&self, held: Held) {
@@ -96,6 +115,7 @@ impl Store {
                 layout,
                 options,
                 claims: Claims::default(),
+                pool: Pool::default(),
                 images: RwLock::new(images),
             };
             Ok(Self {

@@ -78,7 +78,7 @@ pub(super) fn read(layout: &Layout, id: &ImageId) -> Result<Held, Error> {
     }
     let config: ImageConfig = serde_json::from_slice(&config_json)
         .map_err(|err| Error::malformed(format!("config of image {id}"), err.to_string()))?;
-    hold(layout, *id, config, config_json, record)
+    hold(layout, *id, config, record)
 }
 
 /// Puts together what is known of an image whose root file system is in its place.
@@ -86,7 +86,6 @@ pub(super) fn hold(
     layout: &Layout,
     id: ImageId,
     config: ImageConfig,
-    config_json: Vec<u8>,
     record: Record,
 ) -> Result<Held, Error> {
     let root = layout.root(&id);
@@ -94,7 +93,6 @@ pub(super) fn hold(
     let image = Image {
         id,
         config,
-        config_json,
         manifest_digest: record.manifest,
         size_bytes: record.size_bytes,
         disk_bytes: meta.blocks() * 512,

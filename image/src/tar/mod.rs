@@ -22,7 +22,8 @@ pub(crate) use crate::erofs::Segment;
 /// Bytes of a block, the unit of an archive.
 const BLOCK_BYTES: usize = 512;
 
-/// Bytes of a pax header, a GNU long name or a sparse map. Go's reader, which docker uses, allows 1 MiB; Linux's limits for paths and attributes are far below it.
+/// Bytes of all that extends one entry's header: pax headers and GNU's long names together; and of a sparse map. Go's
+/// reader, which docker uses, allows 1 MiB for each; Linux's limits for paths and attributes are far below it.
 const MAX_EXTENSION_BYTES: u64 = 1 << 20;
 
 /// Why an archive can't be read.

@@ -34,12 +34,13 @@ impl<R: Read> Reader<R> {
         let mut pax = Pax::default();
         let mut long_path = None;
         let mut long_link = None;
-        let mut extended = false;
+        // Headers pile up in memory until the entry comes that they are about.
+        let mut extended = 0;
         loop {
             self.skip_content()?;
             let mut block = [0; BLOCK_BYTES];
             if self.ended || !self.read_block(&mut block)? {
-                return if extended {
+                return if extended > 0 {
                     Err(TarError::CutShort)
                 } else {
                     Ok(None)
@@ -52,9 +53,9 @@ impl<R: Read> Reader<R> {
             };
             let size = header.size()?;
             match header.entry_type() {
-                b'x' | b'X' => pax.read(&self.extension(size)?)?,
-                b'L' => long_path = Some(until_nul(self.extension(size)?)),
-                b'K' => long_link = Some(until_nul(self.extension(size)?)),
+                b'x' | b'X' => pax.read(&self.extension(size, extended)?)?,
+                b'L' => long_path = Some(until_nul(self.extension(size, extended)?)),
+                b'K' => long_link = Some(until_nul(self.extension(size, extended)?)),
                 // Global records (git's commit, say) and a volume's label describe no file.
                 b'g' | b'V' => {
                     self.set_content(size)?;
@@ -66,7 +67,7 @@ impl<R: Read> Reader<R> {
                     return self.entry(&header, pax, path, link).map(Some);
                 }
             }
-            extended = true;
+            extended += size + BLOCK_BYTES as u64;
         }
     }
 
@@ -158,11 +159,12 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// The content of a header that extends the next one.
-    fn extension(&mut self, size: u64) -> Result<Vec<u8>, TarError> {
-        if size > MAX_EXTENSION_BYTES {
+    /// The content of a header that extends the next one, on top of `before` bytes that do so.
+    fn extension(&mut self, size: u64, before: u64) -> Result<Vec<u8>, TarError> {
+        // Neither can overflow: what came before was within the limit.
+        if size > MAX_EXTENSION_BYTES || before + size > MAX_EXTENSION_BYTES {
             return Err(TarError::malformed(format!(
-                "an extended header is larger than {MAX_EXTENSION_BYTES} bytes"
+                "what extends a header is larger than {MAX_EXTENSION_BYTES} bytes"
             )));
         }
         self.set_content(size)?;

@@ -197,3 +197,23 @@ fn long_names_of_gnu_tar_belong_to_the_next_entry_only() {
     assert_eq!(entries[0].0.kind, EntryKind::Symlink);
     assert_eq!(entries[1].0.path, b"own");
 }
+
+#[test]
+fn headers_that_pile_up_before_an_entry_are_bounded_together() {
+    let value = "v".repeat(60_000);
+    for one in [
+        pax(&[("SCHILY.xattr.user.a", &value)]),
+        pax(&[("GNU.sparse.offset", "1"), ("GNU.sparse.numbytes", "1")]),
+        with_content(header("l", b'L', 600), &[b'l'; 600]),
+        header("empty", b'x', 0),
+    ] {
+        let mut archive = one.repeat((2 << 20) / one.len());
+        archive.extend(header("f", b'0', 0));
+        let read = read_all(&archive);
+        assert!(matches!(read, Err(TarError::Malformed(_))), "{read:?}");
+        // Before each entry anew.
+        let mut archive = [one, header("f", b'0', 0)].concat();
+        archive = archive.repeat(3);
+        assert!(!matches!(read_all(&archive), Err(TarError::CutShort)));
+    }
+}

@@ -136,7 +136,7 @@ impl Tree {
                 String::from_utf8_lossy(target)
             ))
         };
-        let target_names = path::link_components(target)?;
+        let target_names = path::components(target)?;
         let (target_name, target_parents) = target_names.split_last().ok_or_else(missing)?;
         let found = self
             .walk(target_parents, layer, false)?
@@ -234,12 +234,14 @@ impl Tree {
 
     fn white_out(&mut self, place: &Place, name: &[u8], layer: u32) -> Result<(), Problem> {
         let directory = place.directory();
+        // layer.md, "Opaque Whiteout".
         if name == OPAQUE {
             return self.hide_lower(directory, layer);
         }
         if name.starts_with(AUFS) {
             return Ok(());
         }
+        // layer.md, "Whiteouts": the name behind the prefix is what is hidden, and only in lower layers.
         let hidden = &name[WHITEOUT.len()..];
         if matches!(hidden, b"" | b"." | b"..") {
             return Err(Problem::new(

@@ -13,10 +13,11 @@ pub(crate) use merge::{Change, Problem};
 /// Files, directories and everything else that an image may have, superseded ones included.
 ///
 /// The largest images in use have some hundred thousand; each costs about 200 bytes of memory here.
-pub(crate) const MAX_NODES: usize = 2_000_000;
+pub(crate) const MAX_NODES: usize = 1_000_000;
 
-/// Bytes of names, link targets and extended attributes in an image: they are held in memory while it's unpacked.
-pub(crate) const MAX_METADATA_BYTES: usize = 512 << 20;
+/// Bytes of names, link targets and extended attributes in an image: they are held in memory while it's unpacked. A
+/// hundred bytes for each of the most files that it may have.
+pub(crate) const MAX_METADATA_BYTES: usize = 100 * MAX_NODES;
 
 /// Depth of directories below the root; `PATH_MAX` allows 2048, and nobody needs as many.
 const MAX_DEPTH: usize = 2048;

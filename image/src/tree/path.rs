@@ -1,8 +1,9 @@
 //! From a path in an archive to a place in the tree.
 //!
-//! A relative symlink on the way is followed, as tools that write `lib/x` over a base whose `lib` is a link to
-//! `usr/lib` expect; so is an absolute one of a lower layer, which means the image's own root. What leaves the root,
-//! and an absolute link planted by the very archive that then writes through it, is an attack and an error.
+//! Paths are inside the image, however builders write them: with a leading slash, with `./`, with `a/../b`. Symlinks on
+//! the way are followed, as tools that write `lib/x` over a base whose `lib` is a link to `usr/lib` expect; an absolute
+//! one means the image's own root, whichever layer it is from. There is nothing outside that could be reached; what
+//! climbs above the root shows that the archive is not what it claims to be, and is refused.
 
 use super::{Attributes, Bytes, Entry, Kind, MAX_DEPTH, Node, NodeId, Problem, Tree};
 
@@ -28,22 +29,9 @@ impl Place {
     }
 }
 
-/// The components of an entry's path, without `.` and doubled slashes; empty for the root itself.
+/// The components of an entry's path or of a hard link's target, from the image's root, without `.`, `..` and doubled
+/// slashes; empty for the root itself.
 pub(super) fn components(path: &[u8]) -> Result<Vec<&[u8]>, Problem> {
-    if path.first() == Some(&b'/') && path.iter().any(|&byte| byte != b'/') {
-        return Err(Problem::new(
-            "the path is absolute; entries must stay inside the image",
-        ));
-    }
-    checked_components(path)
-}
-
-/// The same for a hard link's target, which some builders write with a leading slash, meaning the image's root.
-pub(super) fn link_components(path: &[u8]) -> Result<Vec<&[u8]>, Problem> {
-    checked_components(path)
-}
-
-fn checked_components(path: &[u8]) -> Result<Vec<&[u8]>, Problem> {
     if path.len() > MAX_PATH_BYTES {
         return Err(Problem::new(format!(
             "the path is longer than {MAX_PATH_BYTES} bytes"
@@ -52,20 +40,24 @@ fn checked_components(path: &[u8]) -> Result<Vec<&[u8]>, Problem> {
     if path.contains(&0) {
         return Err(Problem::new("the path contains a NUL"));
     }
-    let names: Vec<_> = path
-        .split(|&byte| byte == b'/')
-        .filter(|name| !name.is_empty() && *name != b".")
-        .collect();
-    for name in &names {
-        if *name == b".." {
-            return Err(Problem::new(
-                "the path contains '..'; entries must stay inside the image",
-            ));
-        }
-        if name.len() > MAX_NAME_BYTES {
-            return Err(Problem::new(format!(
-                "a name is longer than {MAX_NAME_BYTES} bytes"
-            )));
+    let mut names = Vec::new();
+    for name in path.split(|&byte| byte == b'/') {
+        match name {
+            b"" | b"." => {}
+            // By the words alone, as dockerd cleans names, before any symlink is looked at.
+            b".." => {
+                names.pop().ok_or_else(|| {
+                    Problem::new(
+                        "the path climbs above the root; entries must stay inside the image",
+                    )
+                })?;
+            }
+            name if name.len() > MAX_NAME_BYTES => {
+                return Err(Problem::new(format!(
+                    "a name is longer than {MAX_NAME_BYTES} bytes"
+                )));
+            }
+            name => names.push(name),
         }
     }
     Ok(names)
@@ -119,11 +111,6 @@ impl Tree {
                         return Err(Problem::new("too many symlinks on the path"));
                     }
                     if target.first() == Some(&b'/') {
-                        if next.layer == layer {
-                            return Err(Problem::new(
-                                "the path leads out of the image through an absolute symlink of the same layer",
-                            ));
-                        }
                         steps.truncate(1);
                     }
                     let parts: Vec<Bytes> = target

@@ -5,7 +5,7 @@
 pub mod fake;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::{ErrorKind, Read},
     os::unix::fs::PermissionsExt,
@@ -62,7 +62,13 @@ impl Place {
     }
 
     pub async fn load(&self, archive: &[u8]) -> Result<Vec<Loaded>, Error> {
-        self.store.load(archive, &mut |_: Progress| {}).await
+        let mut quiet = |_: Progress| {};
+        let (shown, mut loaded) = (BTreeSet::new(), Vec::new());
+        let done = self
+            .store
+            .load(archive, &shown, &mut loaded, &mut quiet)
+            .await;
+        done.map(|()| loaded)
     }
 
     /// Loads an image made of these layers and looks into it.

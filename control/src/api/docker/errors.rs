@@ -123,6 +123,7 @@ impl From<Refusal> for ApiError {
             Refusal::NameInUse { .. }
             | Refusal::Running(_)
             | Refusal::NotRunning(_)
+            | Refusal::TooMany { .. }
             | Refusal::ImageInUse { .. } => Self::conflict(message),
             // docker's status for it, and its words around it, which Compose looks for.
             Refusal::PortInUse { .. } => Self::internal(format!(

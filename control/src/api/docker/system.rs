@@ -16,6 +16,7 @@ use super::call::Call;
 use super::errors::ApiError;
 use super::timestamps;
 use super::version::{MAXIMUM, MINIMUM};
+use crate::controller::Error;
 use crate::state::Phase;
 
 /// How root file systems are made: an EROFS image below, ext4 above.
@@ -239,16 +240,11 @@ pub async fn auth(mut call: Call) -> Answer {
             password: asked.password.unwrap_or_default(),
         },
     };
-    match call
-        .controller()
-        .images()
-        .login(&registry, &credentials)
-        .await
-    {
+    match call.controller().login(&registry, &credentials).await {
         Ok(()) => answer::ok(&json!({ "Status": "Login Succeeded", "IdentityToken": "" })),
-        Err(hearth_image::Error::Unauthorized { reason, .. }) => Err(ApiError::unauthorized(
-            format!("login to {registry} refused: {reason}"),
-        )),
+        Err(Error::Image(hearth_image::Error::Unauthorized { reason, .. })) => Err(
+            ApiError::unauthorized(format!("login to {registry} refused: {reason}")),
+        ),
         Err(error) => Err(error.into()),
     }
 }

@@ -3,6 +3,15 @@
 use super::Result;
 use crate::state::{Event, EventKind, ImageRecord, Outcome, Refusal, State, TagRecord, Tenant};
 
+/// Images of one tenant. The state is held in memory, and what a tenant sets must not fill it.
+const MAX_IMAGES: u32 = 10_000;
+
+/// Names of one tenant's images.
+const MAX_NAMES: u32 = 10_000;
+
+/// Digests under which a tenant knows one image: one for each repository that it was pulled from.
+const MAX_DIGESTS: u32 = 100;
+
 /// How an image came to a tenant.
 pub(super) struct Arrival<'a> {
     pub names: &'a [String],
@@ -19,6 +28,12 @@ impl State {
         arrival: Arrival<'_>,
         events: &mut Vec<Event>,
     ) -> Result {
+        // Another name for an image that the tenant has: it may have removed it since it was looked up.
+        let key = (tenant.clone(), image.to_owned());
+        if arrival.action == "tag" && !self.images.contains_key(&key) {
+            return Err(Refusal::NoSuchImage(image.to_owned()));
+        }
+        self.check_room(tenant, &key, &arrival)?;
         let record = self
             .images
             .entry((tenant.clone(), image.to_owned()))
@@ -52,6 +67,43 @@ impl State {
         Ok(Outcome::Done)
     }
 
+    fn check_room(
+        &self,
+        tenant: &Tenant,
+        key: &(Tenant, String),
+        arrival: &Arrival<'_>,
+    ) -> std::result::Result<(), Refusal> {
+        let room = |what: &str, count: usize, limit: u32| {
+            if count > limit as usize {
+                let what = what.to_owned();
+                return Err(Refusal::TooMany { what, limit });
+            }
+            Ok(())
+        };
+        let from = || (tenant.clone(), String::new());
+        match self.images.get(key) {
+            None => {
+                let own = self.images.range(from()..);
+                let count = own.take_while(|((owner, _), _)| owner == tenant).count();
+                room("images", count + 1, MAX_IMAGES)?;
+            }
+            Some(record) => {
+                let known = |digest: &&str| record.repo_digests.iter().any(|one| one == digest);
+                let new = arrival.repo_digest.filter(|digest| !known(digest));
+                let count = record.repo_digests.len() + new.iter().len();
+                room("digests of one image", count, MAX_DIGESTS)?;
+            }
+        }
+        let known = |name: &&String| self.tags.contains_key(&(tenant.clone(), (*name).clone()));
+        let new = arrival.names.iter().filter(|name| !known(name)).count();
+        if new == 0 {
+            return Ok(());
+        }
+        let own = self.tags.range(from()..);
+        let count = own.take_while(|((owner, _), _)| owner == tenant).count();
+        room("names of images", count + new, MAX_NAMES)
+    }
+
     pub(super) fn untag(
         &mut self,
         tenant: &Tenant,
@@ -59,11 +111,30 @@ impl State {
         name: &str,
         events: &mut Vec<Event>,
     ) -> Result {
+        if name.contains('@') {
+            return self.forget_digest(tenant, at_ns, name, events);
+        }
         let record = self
             .tags
             .remove(&(tenant.clone(), name.to_owned()))
             .ok_or_else(|| Refusal::NoSuchImage(name.to_owned()))?;
         events.push(event(tenant, &record.image, "untag", at_ns).with("name", name));
+        Ok(Outcome::Done)
+    }
+
+    fn forget_digest(
+        &mut self,
+        tenant: &Tenant,
+        at_ns: u64,
+        name: &str,
+        events: &mut Vec<Event>,
+    ) -> Result {
+        let known = self.images.iter_mut().find(|((owner, _), record)| {
+            owner == tenant && record.repo_digests.iter().any(|digest| digest == name)
+        });
+        let ((_, image), record) = known.ok_or_else(|| Refusal::NoSuchImage(name.to_owned()))?;
+        record.repo_digests.retain(|digest| digest != name);
+        events.push(event(tenant, image, "untag", at_ns).with("name", name));
         Ok(Outcome::Done)
     }
 

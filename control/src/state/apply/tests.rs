@@ -351,3 +351,106 @@ fn a_record_with_fields_of_a_later_version_is_still_read() {
         }
     );
 }
+
+fn add(
+    tenant: &str,
+    image: &str,
+    names: &[String],
+    digest: Option<String>,
+    action: &str,
+) -> Command {
+    Command::AddImage {
+        tenant: tenant.parse().unwrap(),
+        at_ns: 1,
+        image: image.to_owned(),
+        names: names.to_vec(),
+        repo_digest: digest,
+        action: action.to_owned(),
+    }
+}
+
+#[test]
+fn a_tenants_images_names_and_digests_are_bounded_and_another_tenants_are_not() {
+    let mut state = State::default();
+    let names: Vec<String> = (0..10_000).map(|n| format!("a:{n}")).collect();
+    let mut taken = |command| state.apply(&command).result.is_ok();
+    assert!(taken(add("one", "sha256:a", &names, None, "load")));
+    assert!(!taken(add("one", "sha256:a", &["b:1".into()], None, "tag")));
+    assert!(
+        taken(add("one", "sha256:a", &["a:1".into()], None, "tag")),
+        "it moves"
+    );
+    assert!(taken(add(
+        "other",
+        "sha256:a",
+        &["b:1".into()],
+        None,
+        "load"
+    )));
+    for n in 0..100 {
+        assert!(taken(add(
+            "one",
+            "sha256:a",
+            &[],
+            Some(format!("{n}@x")),
+            "pull"
+        )));
+    }
+    assert!(!taken(add(
+        "one",
+        "sha256:a",
+        &[],
+        Some("more@x".into()),
+        "pull"
+    )));
+    assert!(taken(add(
+        "one",
+        "sha256:a",
+        &[],
+        Some("1@x".into()),
+        "pull"
+    )));
+    let record = state.images.values().next().unwrap().clone();
+    for n in 1..10_000 {
+        let key = ("one".parse().unwrap(), format!("sha256:{n}"));
+        state.images.insert(key, record.clone());
+    }
+    let mut taken = |command| state.apply(&command).result.is_ok();
+    assert!(!taken(add("one", "sha256:more", &[], None, "load")));
+    assert!(taken(add("other", "sha256:more", &[], None, "load")));
+}
+
+#[test]
+fn an_image_that_is_gone_gets_no_name_and_a_digest_goes_alone() {
+    let mut state = State::default();
+    let mut apply = |command| state.apply(&command).result;
+    let tag = || add("one", "sha256:a", &["a:2".into()], None, "tag");
+    assert!(matches!(apply(tag()), Err(Refusal::NoSuchImage(_))));
+    let pull = add(
+        "one",
+        "sha256:a",
+        &["a:1".into()],
+        Some("a@x".into()),
+        "pull",
+    );
+    apply(pull).unwrap();
+    apply(tag()).unwrap();
+    let untag = |tenant: &str| Command::Untag {
+        tenant: tenant.parse().unwrap(),
+        at_ns: 1,
+        name: "a@x".into(),
+    };
+    assert!(matches!(
+        apply(untag("other")),
+        Err(Refusal::NoSuchImage(_))
+    ));
+    apply(untag("one")).unwrap();
+    assert!(matches!(apply(untag("one")), Err(Refusal::NoSuchImage(_))));
+    assert_eq!(state.tags.len(), 2);
+    assert!(
+        state
+            .images
+            .values()
+            .all(|record| record.repo_digests.is_empty())
+    );
+}

@@ -16,9 +16,8 @@ pub struct Size {
 pub async fn of(call: &Call, container: &Container) -> Result<Size, ApiError> {
     let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
     let writable = call.controller().agent().layer_bytes(&container.id).await?;
-    let image = container.image.parse()?;
     // One that this node has lost takes nothing of its disk.
-    let image = call.controller().images().image(&image).await?;
+    let image = call.controller().image(&container.image).await?;
     let image = image.map_or(0, |image| image.size_bytes);
     Ok(Size {
         writable: signed(writable),

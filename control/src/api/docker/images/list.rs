@@ -84,7 +84,7 @@ pub async fn summaries(call: &Call) -> Result<Vec<ImageSummary>, ApiError> {
     let mut shown = Vec::new();
     for (id, tags, digests) in own {
         // One that this node doesn't have (any more) can't be described; pulling brings it back.
-        if let Some(image) = call.controller().images().image(&id.parse()?).await? {
+        if let Some(image) = call.controller().image(&id).await? {
             shown.push(summary(&image, tags, digests));
         }
     }

@@ -4,6 +4,7 @@ use hearth_image::{Image, ImageRef};
 
 use crate::api::docker::call::Call;
 use crate::api::docker::errors::ApiError;
+use crate::controller::key_of;
 use crate::state::{State, Tenant};
 
 /// Fewest digits of an id that are taken as its beginning.
@@ -43,27 +44,16 @@ pub fn resolve(state: &State, tenant: &Tenant, name: &str) -> Result<String, Api
         return by_id()?.ok_or_else(none);
     }
     let reference: ImageRef = name.parse()?;
-    if let Some(tag) = state.tags.get(&(tenant.clone(), tag_of(&reference))) {
-        return Ok(tag.image.clone());
-    }
+    let key = key_of(&reference);
+    // A tag beside a digest says nothing: it may have moved, and the digest can't.
     if reference.digest().is_some() {
-        let (repository, digest) = (
-            reference.familiar_name(),
-            reference.digest().unwrap_or_default(),
-        );
-        let wanted = format!("{repository}@{digest}");
-        let named = own().find(|(_, record)| record.repo_digests.contains(&wanted));
+        let named = own().find(|(_, record)| record.repo_digests.contains(&key));
         return named.map(|(id, _)| id.clone()).ok_or_else(none);
     }
-    by_id()?.ok_or_else(none)
-}
-
-/// The key of a name in the state: familiar, with tag, without digest.
-pub fn tag_of(reference: &ImageRef) -> String {
-    match (reference.tag(), reference.digest()) {
-        (Some(tag), _) => format!("{}:{tag}", reference.familiar_name()),
-        (None, _) => reference.familiar(),
+    if let Some(tag) = state.tags.get(&(tenant.clone(), key)) {
+        return Ok(tag.image.clone());
     }
+    by_id()?.ok_or_else(none)
 }
 
 /// A name as docker repeats it in messages: with the tag that was meant.
@@ -79,7 +69,7 @@ pub fn find(call: &Call, name: &str) -> Result<String, ApiError> {
 
 /// What the node's store tells about an image that the state has.
 pub async fn from_store(call: &Call, id: &str) -> Result<Image, ApiError> {
-    let image = call.controller().images().image(&id.parse()?).await?;
+    let image = call.controller().image(id).await?;
     image.ok_or_else(|| {
         ApiError::not_found(format!(
             "No such image: {id} (it is known, and not on this node: pull it again)"
@@ -162,6 +152,21 @@ mod tests {
                 .unwrap_err()
                 .contains("invalid reference format")
         );
+    }
+
+    #[test]
+    fn a_digest_beside_a_tag_is_what_counts() {
+        let id = format!("sha256:{}", "ab".repeat(32));
+        let digest = format!("sha256:{}", "cd".repeat(32));
+        // The tag names another image, or none, by now.
+        for tag in ["latest", "moved"] {
+            assert_eq!(
+                found("acme", &format!("busybox:{tag}@{digest}")).as_ref(),
+                Ok(&id)
+            );
+        }
+        let unknown = format!("sha256:{}", "ef".repeat(32));
+        assert!(found("acme", &format!("busybox:latest@{unknown}")).is_err());
     }
 
     #[test]

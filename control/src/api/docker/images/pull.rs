@@ -9,14 +9,12 @@ use hyper::header::HeaderMap;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::lookup::tag_of;
 use super::progress::{Lines, answer_with};
 use crate::api::docker::answer::Answer;
 use crate::api::docker::call::Call;
 use crate::api::docker::errors::ApiError;
-use crate::api::docker::timestamps;
 use crate::controller::Controller;
-use crate::state::{Command, Tenant};
+use crate::state::Tenant;
 
 /// Clients write the credentials with padding and without.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -36,82 +34,88 @@ pub async fn pull(call: Call) -> Answer {
     let name = query
         .get("fromImage")
         .ok_or_else(|| ApiError::bad_request("fromImage is missing: the image to pull"))?;
-    let reference = reference(name, query.get("tag"))?;
+    let wanted = wanted(name, query.get("tag"))?;
     let credentials = credentials(&call.headers)?;
     let (controller, tenant) = (call.controller().clone(), call.tenant.clone());
-    answer_with(move |lines| job(controller, tenant, reference, credentials, lines)).await
+    answer_with(move |lines| job(controller, tenant, wanted, credentials, lines)).await
+}
+
+/// What a client asks for.
+#[derive(Debug, PartialEq)]
+enum Wanted {
+    One(ImageRef),
+    /// Every tag of the repository: the name has neither tag nor digest.
+    All(ImageRef),
 }
 
 async fn job(
     controller: Controller,
     tenant: Tenant,
-    reference: ImageRef,
+    wanted: Wanted,
     credentials: Credentials,
     lines: Lines,
 ) -> Result<(), ApiError> {
-    // Said when the registry is known to have it: what fails before is the answer's status.
-    let mut from = None;
-    let mut tell = |progress| match progress {
-        Progress::PullingFrom { .. } => from = Some(progress),
-        progress => {
-            from.take().inspect(|from| lines.progress(from));
-            lines.progress(&progress);
+    let (name, references) = match wanted {
+        Wanted::One(reference) => (reference.familiar(), vec![reference]),
+        Wanted::All(repository) => {
+            let tags = controller.tags(&repository, &credentials).boxed().await?;
+            let tagged = tags.iter().map(|tag| repository.with_tag(tag));
+            (
+                repository.familiar_name(),
+                tagged.collect::<Result<Vec<_>, _>>()?,
+            )
         }
     };
-    let pulled = controller
-        .images()
-        .pull(&reference, &credentials, &mut tell)
-        .boxed()
-        .await?;
-    let id = pulled.id.to_string();
-    let had_it = {
-        let state = controller.state();
-        match reference.digest() {
-            Some(_) => state.images.contains_key(&(tenant.clone(), id.clone())),
-            None => state
-                .tags
-                .get(&(tenant.clone(), tag_of(&reference)))
-                .is_some_and(|tag| tag.image == id),
-        }
-    };
-    let command = Command::AddImage {
-        tenant,
-        at_ns: timestamps::now_ns(),
-        image: id,
-        names: if reference.digest().is_some() {
-            Vec::new()
-        } else {
-            vec![tag_of(&reference)]
-        },
-        repo_digest: Some(reference.with_digest(&pulled.digest).familiar()),
-        action: "pull".to_owned(),
-    };
-    // By a task of its own: a client that goes now must not leave an image that nobody has.
-    tokio::spawn(async move { controller.propose(command).await })
-        .await
-        .map_err(|e| ApiError::internal(format!("committing the image: {e}")))??;
-    lines.value(&json!({ "status": format!("Digest: {}", pulled.digest) }));
-    let what = if had_it {
+    let mut had_all = true;
+    for reference in references {
+        // Said when the registry is known to have it: what fails before is the answer's status.
+        let mut from = None;
+        let mut tell = |progress| match progress {
+            Progress::PullingFrom { .. } => from = Some(progress),
+            progress => {
+                from.take().inspect(|from| lines.progress(from));
+                lines.progress(&progress);
+            }
+        };
+        let pulled = controller
+            .pull(&tenant, &reference, &credentials, &mut tell)
+            .boxed()
+            .await?;
+        had_all &= pulled.had_it;
+        lines.value(&json!({ "status": format!("Digest: {}", pulled.digest) }));
+    }
+    let what = if had_all {
         "Image is up to date"
     } else {
         "Downloaded newer image"
     };
-    lines.value(&json!({ "status": format!("Status: {what} for {}", reference.familiar()) }));
+    lines.value(&json!({ "status": format!("Status: {what} for {name}") }));
     Ok(())
 }
 
-/// `tag` is a tag or a digest; without either it is `latest`.
-fn reference(name: &str, tag: Option<&str>) -> Result<ImageRef, ApiError> {
-    let text = match tag {
-        None => name.to_owned(),
-        Some(digest) if digest.contains(':') => format!("{name}@{digest}"),
-        Some(tag) => {
-            // `busybox:1` and a tag beside it: the parameter counts.
-            let named: ImageRef = name.parse()?;
-            return Ok(named.with_tag(tag)?);
+/// `tag` is a tag or a digest. Without either in the name or beside it, every tag is meant; the CLI says `latest` itself.
+fn wanted(name: &str, tag: Option<&str>) -> Result<Wanted, ApiError> {
+    // Clients have written `name:` for all tags.
+    let name = name.strip_suffix(':').unwrap_or(name);
+    let named: ImageRef = name.parse()?;
+    let last = name.rsplit('/').next().unwrap_or(name);
+    Ok(match tag {
+        None if last.contains([':', '@']) => Wanted::One(named),
+        None => Wanted::All(named),
+        Some(digest) if digest.contains(':') => {
+            let text = format!("{}/{}@{digest}", named.registry(), named.repository());
+            Wanted::One(text.parse()?)
         }
-    };
-    Ok(text.parse()?)
+        // A digest in the name can't be made into something else by a tag.
+        Some(tag) => {
+            let tagged = named.with_tag(tag)?;
+            Wanted::One(if named.digest().is_some() {
+                named
+            } else {
+                tagged
+            })
+        }
+    })
 }
 
 /// Refuses platforms that no node has.
@@ -207,20 +211,27 @@ mod tests {
     #[test]
     fn names_tags_and_digests_are_put_together() {
         let digest = format!("sha256:{}", "ab".repeat(32));
-        let familiar = |name, tag| reference(name, tag).unwrap().familiar();
-        assert_eq!(familiar("busybox", None), "busybox:latest");
-        assert_eq!(familiar("busybox", Some("1")), "busybox:1");
-        assert_eq!(familiar("busybox:1", Some("2")), "busybox:2");
-        assert_eq!(
-            familiar("localhost:5000/a", Some("1")),
-            "localhost:5000/a:1"
-        );
-        assert_eq!(
-            familiar("busybox", Some(&digest)),
-            format!("busybox@{digest}")
-        );
-        assert!(reference("Busybox", None).is_err());
-        assert!(reference("busybox", Some("no tag")).is_err());
+        let one = |name: &str, tag: Option<&str>| match wanted(name, tag).unwrap() {
+            Wanted::One(reference) => reference.familiar(),
+            Wanted::All(_) => panic!("{name} means every tag"),
+        };
+        assert_eq!(one("busybox:2", None), "busybox:2");
+        assert_eq!(one("busybox", Some("1")), "busybox:1");
+        assert_eq!(one("busybox:1", Some("2")), "busybox:2");
+        assert_eq!(one("localhost:5000/a", Some("1")), "localhost:5000/a:1");
+        let by_digest = format!("busybox@{digest}");
+        assert_eq!(one("busybox", Some(&digest)), by_digest);
+        assert_eq!(one("busybox:1", Some(&digest)), by_digest);
+        assert_eq!(one(&by_digest, Some("latest")), by_digest);
+        assert!(wanted("Busybox", None).is_err());
+        assert!(wanted("busybox", Some("no tag")).is_err());
+    }
+
+    #[test]
+    fn without_tag_and_digest_every_tag_is_meant() {
+        for name in ["busybox", "busybox:", "localhost:5000/a", "a/b/c"] {
+            assert!(matches!(wanted(name, None), Ok(Wanted::All(_))), "{name}");
+        }
     }
 
     fn read(json: &str) -> Credentials {

@@ -1,13 +1,16 @@
 //! `DELETE /images/{name}` and `POST /images/prune`.
 
+use std::collections::BTreeSet;
+
 use bollard_stubs::models::{ImageDeleteResponseItem, ImagePruneResponse};
 use hearth_image::ImageRef;
 
-use super::lookup::{find, tag_of, tags_of};
+use super::lookup::{find, tags_of};
 use crate::api::docker::answer::{self, Answer};
 use crate::api::docker::call::Call;
 use crate::api::docker::errors::ApiError;
 use crate::api::docker::timestamps;
+use crate::controller::key_of;
 use crate::state::{Command, Container, State, Tenant};
 
 /// What `prune` may be filtered by.
@@ -57,39 +60,40 @@ fn plan(
     id: &str,
     force: bool,
 ) -> Result<Plan, ApiError> {
-    let tags = tags_of(state, tenant, id);
+    let names = names_of(state, tenant, id);
     let own = state
         .containers
         .values()
         .filter(|c| c.tenant == *tenant && c.image == id);
     let (up, down): (Vec<&Container>, Vec<&Container>) =
         own.partition(|container| container.is_up());
-    let by_name = name
-        .parse::<ImageRef>()
-        .ok()
-        .map(|reference| tag_of(&reference))
-        .filter(|tag| tags.contains(tag));
-    if let Some(tag) = by_name {
-        if tags.len() > 1 {
-            return Ok(Plan {
-                untag: vec![tag],
-                delete: false,
-                force,
-            });
-        }
-        return match (up.first().or(down.first()), force) {
-            (Some(container), false) => Err(ApiError::conflict(format!(
+    let key = name.parse::<ImageRef>().ok().map(|name| key_of(&name));
+    if let Some(key) = key.filter(|key| names.contains(key)) {
+        if let (true, Some(container), false) =
+            (is_single(&names), up.first().or(down.first()), force)
+        {
+            return Err(ApiError::conflict(format!(
                 "conflict: unable to remove repository reference \"{name}\" (must force) - container {} is using its referenced image {}",
                 container.id.short(),
                 short(id)
-            ))),
+            )));
+        }
+        // With the last tag of a repository its digests go, as nobody sees them any more.
+        let repository = repository_of(&key);
+        let with_it = |other: &&String| repository_of(other) == repository;
+        let last_tag = !key.contains('@')
+            && !names
+                .iter()
+                .filter(with_it)
+                .any(|other| *other != key && !other.contains('@'));
+        let goes = |other: &String| *other == key || (last_tag && with_it(&other));
+        let (untag, kept): (Vec<_>, Vec<_>) = names.into_iter().partition(goes);
+        return Ok(Plan {
+            untag,
             // A running container keeps its image, which loses its name.
-            _ => Ok(Plan {
-                untag: vec![tag],
-                delete: up.is_empty(),
-                force,
-            }),
-        };
+            delete: kept.is_empty() && up.is_empty(),
+            force,
+        });
     }
     let conflict = |needs: &str, why: String| {
         Err(ApiError::conflict(format!(
@@ -106,11 +110,7 @@ fn plan(
             ),
         );
     }
-    let repositories: std::collections::BTreeSet<_> = tags
-        .iter()
-        .filter_map(|tag| tag.rsplit_once(':'))
-        .map(|(name, _)| name)
-        .collect();
+    let repositories: BTreeSet<_> = names.iter().map(|name| repository_of(name)).collect();
     if repositories.len() > 1 && !force {
         return conflict(
             "must be forced",
@@ -127,10 +127,38 @@ fn plan(
         );
     }
     Ok(Plan {
-        untag: tags,
+        untag: names,
         delete: true,
         force,
     })
+}
+
+/// Tags and digests of an image.
+fn names_of(state: &State, tenant: &Tenant, id: &str) -> Vec<String> {
+    let mut names = tags_of(state, tenant, id);
+    let record = state.images.get(&(tenant.clone(), id.to_owned()));
+    names.extend(
+        record
+            .into_iter()
+            .flat_map(|record| record.repo_digests.clone()),
+    );
+    names
+}
+
+/// The name without tag or digest.
+fn repository_of(name: &str) -> &str {
+    let name = name.split_once('@').map_or(name, |(name, _)| name);
+    match name.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => repository,
+        _ => name,
+    }
+}
+
+/// Whether the names are one to a user: of one repository, with one tag at most.
+fn is_single(names: &[String]) -> bool {
+    let repositories: BTreeSet<_> = names.iter().map(|name| repository_of(name)).collect();
+    let tags = names.iter().filter(|name| !name.contains('@')).count();
+    repositories.len() == 1 && tags <= 1
 }
 
 async fn carry_out(
@@ -152,15 +180,6 @@ async fn carry_out(
     if !plan.delete {
         return Ok(done);
     }
-    let digests = {
-        let state = controller.state();
-        state
-            .images
-            .get(&(call.tenant.clone(), id.to_owned()))
-            .map(|record| record.repo_digests.clone())
-            .unwrap_or_default()
-    };
-    done.extend(digests.iter().map(|digest| untagged(digest)));
     let command = Command::RemoveImage {
         tenant: call.tenant.clone(),
         at_ns: timestamps::now_ns(),
@@ -199,7 +218,7 @@ pub async fn prune(call: &Call) -> Answer {
                 continue;
             }
             Plan {
-                untag: tags,
+                untag: names_of(&state, &call.tenant, &image.id),
                 delete: true,
                 force: false,
             }
@@ -219,13 +238,17 @@ mod tests {
     use crate::state::{ImageRecord, TagRecord};
 
     fn state(tags: &[&str]) -> (State, Tenant, String) {
+        with_digests(tags, &[])
+    }
+
+    fn with_digests(tags: &[&str], digests: &[&str]) -> (State, Tenant, String) {
         let mut state = State::default();
         let tenant: Tenant = "acme".parse().unwrap();
         let id = format!("sha256:{}", "ab".repeat(32));
         state.images.insert(
             (tenant.clone(), id.clone()),
             ImageRecord {
-                repo_digests: Vec::new(),
+                repo_digests: digests.iter().map(|name| (*name).to_owned()).collect(),
                 arrived_ns: 1,
             },
         );
@@ -249,6 +272,30 @@ mod tests {
                 delete: true,
                 force: false
             }
+        );
+    }
+
+    #[test]
+    fn a_digest_goes_without_its_tag_and_the_last_tag_with_its_digest() {
+        let digest = format!("a@sha256:{}", "cd".repeat(32));
+        let (state, tenant, id) = with_digests(&["a:1"], &[&digest]);
+        let by = |name: &str| plan(&state, &tenant, name, &id, false).unwrap();
+        for name in [digest.clone(), digest.replace("a@", "a:moved@")] {
+            let plan = by(&name);
+            assert_eq!((plan.untag, plan.delete), (vec![digest.clone()], false));
+        }
+        let plan = by("a:1");
+        assert_eq!(
+            (plan.untag, plan.delete),
+            (vec!["a:1".into(), digest.clone()], true)
+        );
+        // Another repository's digest is another name.
+        let other = digest.replace("a@", "b:5000/b@");
+        let (state, tenant, id) = with_digests(&["a:1"], &[&digest, &other]);
+        let plan = super::plan(&state, &tenant, "a:1", &id, false).unwrap();
+        assert_eq!(
+            (plan.untag, plan.delete),
+            (vec!["a:1".into(), digest], false)
         );
     }
 

@@ -3,11 +3,12 @@
 use hearth_image::ImageRef;
 use hyper::StatusCode;
 
-use super::lookup::{find, tag_of};
+use super::lookup::find;
 use crate::api::docker::answer::{self, Answer};
 use crate::api::docker::call::Call;
 use crate::api::docker::errors::ApiError;
 use crate::api::docker::timestamps;
+use crate::controller::key_of;
 use crate::state::Command;
 
 /// Another name for an image.
@@ -31,7 +32,7 @@ pub async fn tag(call: &Call, name: &str) -> Answer {
             tenant: call.tenant.clone(),
             at_ns: timestamps::now_ns(),
             image,
-            names: vec![tag_of(&reference)],
+            names: vec![key_of(&reference)],
             repo_digest: None,
             action: "tag".to_owned(),
         })
