@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 
+use hearth_template::WRITABLE_BYTES;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -57,6 +58,10 @@ pub async fn run() -> Result<(), Failure> {
         paths: Paths::default(),
         node: node_info(&owner, &boot),
         dns: boot.dns.clone(),
+        layer_bytes: owner
+            .storage
+            .layer_gib
+            .map_or(WRITABLE_BYTES, |gib| gib << 30),
     };
     let agent = LocalAgent::new(local, images.clone(), network, Arc::new(reporter)).await?;
     let controller = Controller::new(replica, waits, Arc::new(agent.clone()), images, exits);
@@ -110,6 +115,7 @@ fn node_info(owner: &Owner, boot: &Boot) -> NodeInfo {
         storage: boot.storage.clone(),
         storage_note: note.clone(),
         insecure_registries: owner.registries.insecure.clone(),
+        layer_bytes_min: WRITABLE_BYTES,
         ..NodeInfo::default()
     }
 }

@@ -192,4 +192,6 @@ pub struct NodeInfo {
     pub storage_free_bytes: u64,
     /// Registries that may be spoken to in plain HTTP.
     pub insecure_registries: Vec<String>,
+    /// Size of the smallest writable layer, bytes.
+    pub layer_bytes_min: u64,
 }

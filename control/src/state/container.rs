@@ -77,6 +77,9 @@ pub struct ContainerSpec {
     pub nano_cpus: u64,
     /// `--pids-limit`; 0: none.
     pub pids_limit: u64,
+    /// `--storage-opt size=`, bytes; None: the node's default.
+    #[serde(default)]
+    pub storage_bytes: Option<u64>,
     /// Remove when it exits.
     pub auto_remove: bool,
     /// What happens after an exit.

@@ -41,7 +41,7 @@ use super::{
     NodeInfo, ProcessInfo, StartTimes,
 };
 use crate::network::{Network, Published};
-use crate::state::{Container, ContainerId, PortBinding};
+use crate::state::{Container, ContainerId, ContainerSpec, PortBinding};
 
 /// A guest that runs answers within a scheduling delay; on a node that is very busy, within this.
 const GUEST_PATIENCE: Duration = Duration::from_secs(10);
@@ -55,6 +55,8 @@ pub struct LocalConfig {
     pub node: NodeInfo,
     /// Name servers for containers.
     pub dns: Vec<IpAddr>,
+    /// The size of writable layers where a container asks for none, bytes.
+    pub layer_bytes: u64,
 }
 
 /// The agent. Cheap to clone.
@@ -69,6 +71,7 @@ struct Local {
     node: NodeInfo,
     dns: Vec<IpAddr>,
     template: PathBuf,
+    layer_bytes: u64,
     images: hearth_image::Store,
     network: Network,
     sink: Arc<dyn ExitSink>,
@@ -93,7 +96,12 @@ impl LocalAgent {
         network: Network,
         sink: Arc<dyn ExitSink>,
     ) -> Result<Self, AgentError> {
-        let LocalConfig { paths, node, dns } = config;
+        let LocalConfig {
+            paths,
+            node,
+            dns,
+            layer_bytes,
+        } = config;
         let (packed, dir) = (paths.template.clone(), paths.containers.clone());
         let template = blocking("unpacking the template of writable layers", move || {
             layer::unpack_template(&packed, &dir)
@@ -104,6 +112,7 @@ impl LocalAgent {
             node,
             dns,
             template,
+            layer_bytes,
             images,
             network,
             sink,
@@ -222,6 +231,11 @@ impl Local {
         }
     }
 
+    /// The size of a container's writable layer.
+    fn layer_bytes(&self, spec: &ContainerSpec) -> u64 {
+        spec.storage_bytes.unwrap_or(self.layer_bytes)
+    }
+
     /// Removes what a run leaves behind. Its monitor is gone.
     fn clear(&self, id: &ContainerId) {
         self.runs().remove(id);
@@ -239,8 +253,9 @@ impl Agent for LocalAgent {
             self.local.template.clone(),
             self.local.paths.container(&container.id),
         );
+        let bytes = self.local.layer_bytes(&container.spec);
         blocking("making the container's writable layer", move || {
-            layer::layer(&template, &dir).map(drop)
+            layer::layer(&template, &dir, bytes).map(drop)
         })
         .await
     }

@@ -94,6 +94,7 @@ async fn controller(dir: &Path) -> Controller {
             ..NodeInfo::default()
         },
         dns: vec![],
+        layer_bytes: 0,
     };
     let agent = LocalAgent::new(config, images.clone(), network, Arc::new(reporter))
         .await

@@ -115,6 +115,7 @@ async fn node(dir: &Path) -> Node {
         paths,
         node: NodeInfo::default(),
         dns: vec![],
+        layer_bytes: 0,
     };
     let agent = LocalAgent::new(config, images, started, Arc::new(Reports(to)))
         .await

@@ -133,6 +133,23 @@ pub fn check_against_node(spec: &ContainerSpec, node: &NodeInfo) -> Result<(), A
             node.memory_bytes >> 20
         )));
     }
+    if let Some(bytes) = spec.storage_bytes {
+        let (least, most) = (node.layer_bytes_min, node.storage_total_bytes);
+        if bytes < least {
+            return Err(ApiError::bad_request(format!(
+                "storage size of {bytes} bytes is less than a writable layer can have: {} GiB is the least",
+                least >> 30
+            )));
+        }
+        if most > 0 && bytes > most {
+            return Err(ApiError::bad_request(format!(
+                "storage size of {} GiB was asked for, and the disk of node {} has {} GiB",
+                bytes >> 30,
+                node.name,
+                most >> 30
+            )));
+        }
+    }
     Ok(())
 }
 
@@ -235,6 +252,22 @@ mod tests {
         let (mut spec, mut warnings) = (ContainerSpec::default(), Vec::new());
         apply(&mut spec, host, None, &mut warnings).map_err(|e| e.message().to_owned())?;
         Ok((spec, warnings))
+    }
+
+    #[test]
+    fn a_layer_is_no_smaller_than_the_smallest_and_no_larger_than_the_disk() {
+        let node = NodeInfo {
+            layer_bytes_min: 10 << 30,
+            storage_total_bytes: 100 << 30,
+            ..NodeInfo::default()
+        };
+        for (gib, taken) in [(9, false), (10, true), (100, true), (101, false)] {
+            let spec = ContainerSpec {
+                storage_bytes: Some(gib << 30),
+                ..ContainerSpec::default()
+            };
+            assert_eq!(check_against_node(&spec, &node).is_ok(), taken, "{gib}");
+        }
     }
 
     #[test]
