@@ -15,6 +15,7 @@ use crate::config::{self, Boot, Owner};
 use crate::controller::{Controller, Reporter, Waits};
 use crate::network::{Network, NetworkConfig};
 use crate::raft::Replica;
+use crate::reserve;
 use crate::state::address;
 
 /// Where the Docker API listens, on every address of the node.
@@ -23,6 +24,7 @@ const OWNER_CONFIG: &str = "/run/hearth/hearth.toml";
 const BOOT_FACTS: &str = "/run/hearth/node.toml";
 /// Made by the first control process after the node's boot.
 const SINCE_BOOT: &str = "/run/hearth/control.started";
+const DATA: &str = "/data";
 const RAFT: &str = "/data/raft";
 const IMAGES: &str = "/data/images";
 
@@ -34,6 +36,9 @@ pub async fn run() -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
     let owner: Owner = config::read(OWNER_CONFIG.as_ref())?;
     let boot: Boot = config::read(BOOT_FACTS.as_ref())?;
+    if let Err(error) = reserve::keep(DATA.as_ref(), RAFT.as_ref()) {
+        tracing::error!(%error, "no room is kept for the state of this node: a full disk stops its commits");
+    }
     let network = Network::start(NetworkConfig {
         pods: address::NETWORK,
         prefix: address::PREFIX,
