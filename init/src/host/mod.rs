@@ -14,6 +14,7 @@ mod boot;
 mod config;
 mod console;
 mod facts;
+mod groups;
 mod late;
 mod mounts;
 mod network;
