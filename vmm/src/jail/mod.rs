@@ -1,4 +1,4 @@
-//! What the monitor gives up before the guest runs, in this order: its place in the host's cgroups, name spaces and file system;
+//! What the monitor gives up before the guest runs, in this order: its place in the host's name spaces and file system;
 //! privileges ([`privileges`]); and, thread by thread, system calls ([`seccomp`]).
 //!
 //! Whoever breaks out of the guest into this process finds: no files but the guest's own, no network, no other process it may
@@ -52,15 +52,7 @@ pub(crate) fn doing<T>(
 }
 
 /// Gives up everything but system calls. Called once, while there is only one thread: user ids and capabilities are a thread's.
-pub fn confine(
-    jail: &Jail,
-    root: &OwnedFd,
-    cgroup: Option<&OwnedFd>,
-    limits: &Limits,
-) -> Result<(), Error> {
-    if let Some(cgroup) = cgroup {
-        doing("joining the cgroup", rustix::io::write(cgroup, b"0"))?;
-    }
+pub fn confine(jail: &Jail, root: &OwnedFd, limits: &Limits) -> Result<(), Error> {
     namespaces::enter(root)?;
     privileges::drop_all(jail.uid, jail.gid, limits)
 }

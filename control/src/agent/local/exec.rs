@@ -163,11 +163,12 @@ impl Execs {
 
 /// Carries output to the client, or nowhere once it has gone; returns the exit code.
 async fn deliver(mut conversation: Conversation, to: &mpsc::Sender<OutputChunk>) -> u8 {
-    let mut acknowledged = 0;
+    // Counted here, whatever the guest says.
+    let (mut end, mut acknowledged) = (0, 0);
     loop {
         match conversation.next().await {
             Ok(Some(Reply::Output(output))) => {
-                let end = output.offset + output.data.len() as u64;
+                end += output.data.len() as u64;
                 let stream = if output.stderr {
                     Stream::Stderr
                 } else {

@@ -1,6 +1,7 @@
 //! The agent of the node that this process runs on: microVMs, their files, logs and streams.
 
 mod adopt;
+mod cgroup;
 mod entry;
 mod exec;
 mod guest;
@@ -12,8 +13,10 @@ mod paths;
 mod plan;
 mod pod;
 mod pump;
+mod shortage;
 mod size;
 mod start;
+mod words;
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -77,15 +80,17 @@ struct Local {
     sink: Arc<dyn ExitSink>,
     execs: Execs,
     entries: Mutex<HashMap<ContainerId, Arc<Entry>>>,
-    /// Runs with a monitor: their ports are published and their user ids taken.
+    /// Runs with a monitor: their ports are published, their user ids taken.
     runs: Mutex<HashMap<ContainerId, Claim>>,
 }
 
 /// What a run takes of the node.
-#[derive(Default, Clone)]
+#[derive(Default)]
 struct Claim {
     uid: u32,
     ports: Vec<Published>,
+    /// It was ended because there was no memory for it.
+    out_of_memory: bool,
 }
 
 impl LocalAgent {
@@ -120,9 +125,10 @@ impl LocalAgent {
             entries: Mutex::default(),
             runs: Mutex::default(),
         };
-        Ok(Self {
-            local: Arc::new(local),
-        })
+        let local = Arc::new(local);
+        let pods = local.paths.cgroup.clone();
+        tokio::spawn(shortage::watch(Arc::downgrade(&local), pods));
+        Ok(Self { local })
     }
 
     /// Takes up what runs of the containers that should be up; returns which do. Called once, before anything else.
@@ -197,13 +203,10 @@ impl Local {
 
     /// The ports of a run lead to it from now on.
     fn publish(&self, run: &Run) {
-        let claim = Claim {
-            uid: run.uid,
-            ports: run.ports.clone(),
-        };
-        let had_ports = !claim.ports.is_empty();
-        self.runs().insert(run.container.id.clone(), claim);
-        if had_ports {
+        if let Some(claim) = self.runs().get_mut(&run.container.id) {
+            claim.ports.clone_from(&run.ports);
+        }
+        if !run.ports.is_empty() {
             self.republish();
         }
     }
@@ -234,6 +237,20 @@ impl Local {
     /// The size of a container's writable layer.
     fn layer_bytes(&self, spec: &ContainerSpec) -> u64 {
         spec.storage_bytes.unwrap_or(self.layer_bytes)
+    }
+
+    /// What is written to a layer is in the node's RAM.
+    fn in_ram(&self) -> bool {
+        self.node.storage == "ram"
+    }
+
+    /// Why a monitor has ended by itself.
+    fn why_ended(&self, id: &ContainerId) -> &'static str {
+        if self.ran_out_of_memory(id) {
+            "the node has no memory left for it"
+        } else {
+            "the monitor has ended; its reason is in the node's log"
+        }
     }
 
     /// Removes what a run leaves behind. Its monitor is gone.

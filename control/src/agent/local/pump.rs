@@ -48,7 +48,10 @@ pub async fn follow(
         acknowledged: from,
         log_failed: false,
     };
-    let exit = pump.run(conversation).await;
+    let mut exit = pump.run(conversation).await;
+    if exit == LOST {
+        exit.oom_killed = local.ran_out_of_memory(&entry.id);
+    }
     run.exited.cancel();
     // An exit that was answered has its output beside it, also after a power cut.
     let log = entry.log.clone();
@@ -173,7 +176,8 @@ impl Pump<'_> {
         if known >= output.data.len() {
             return;
         }
-        let offset = output.offset + known as u64;
+        // Counted here: a guest that leaps ahead has nobody follow.
+        let offset = self.offset;
         let data = bytes::Bytes::from(output.data).slice(known..);
         self.offset = offset + data.len() as u64;
         self.run.taken.store(self.offset, Ordering::Relaxed);
