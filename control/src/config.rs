@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::agent::Weakness;
+
 /// `/run/hearth/hearth.toml`, as far as this process needs it. init has checked it, unknown keys included.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
@@ -66,6 +68,10 @@ pub struct Boot {
     pub storage_note: String,
     /// Name servers.
     pub dns: Vec<IpAddr>,
+    /// Processors that share a core are in use. None: init doesn't say.
+    pub siblings: Option<bool>,
+    /// The processor's.
+    pub weaknesses: Vec<Weakness>,
 }
 
 /// Why a file could not be used.
@@ -102,9 +108,11 @@ mod tests {
         assert_eq!(owner.identity.unwrap().key, "c");
         assert_eq!(owner.registries.insecure, ["10.0.2.2:5000"]);
         assert_eq!(owner.storage.layer_gib, Some(20));
-        std::fs::write(&path, "version = '0.1.0'\nstorage = 'ram'\nstorage_note = 'no disk'\ndns = ['10.0.2.3']\naddresses = ['10.0.2.15/24']\n").unwrap();
+        std::fs::write(&path, "version = '0.1.0'\nstorage = 'ram'\nstorage_note = 'no disk'\ndns = ['10.0.2.3']\naddresses = ['10.0.2.15/24']\nsiblings = true\n[[weaknesses]]\nname = 'mds'\nstate = 'Vulnerable'\n").unwrap();
         let boot: Boot = read(&path).unwrap();
         assert_eq!((boot.storage.as_str(), boot.dns.len()), ("ram", 1));
+        assert_eq!(boot.siblings, Some(true));
+        assert_eq!(boot.weaknesses[0].name, "mds");
         assert!(
             read::<Owner>(&dir.path().join("absent"))
                 .unwrap()

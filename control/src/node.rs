@@ -63,6 +63,7 @@ pub async fn run() -> Result<(), Failure> {
         paths: Paths::default(),
         node: node_info(&owner, &boot),
         dns: boot.dns.clone(),
+        siblings: boot.siblings.unwrap_or(true),
         layer_bytes: owner
             .storage
             .layer_gib
@@ -121,6 +122,8 @@ fn node_info(owner: &Owner, boot: &Boot) -> NodeInfo {
         storage_note: note.clone(),
         insecure_registries: owner.registries.insecure.clone(),
         layer_bytes_min: WRITABLE_BYTES,
+        siblings: boot.siblings.unwrap_or(true),
+        weaknesses: boot.weaknesses.clone(),
         ..NodeInfo::default()
     }
 }

@@ -20,6 +20,7 @@ mod mounts;
 mod network;
 mod node;
 mod power;
+mod processor;
 mod seed;
 mod storage;
 mod supervisor;

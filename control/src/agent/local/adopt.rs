@@ -65,9 +65,13 @@ async fn follow(
     monitor: &Monitor,
 ) -> io::Result<()> {
     let record = pod::read(&local.paths, id)?;
+    let cookie = local.cores.cookie_of(&container.tenant, monitor.pid)?;
+    // Else the cookie may be that of another process with its number.
+    monitor.check_alive()?;
     let claim = Claim {
         uid: record.uid,
         ports: Vec::new(),
+        _cookie: cookie,
         out_of_memory: false,
     };
     local.runs().insert(id.clone(), claim);

@@ -2,6 +2,7 @@
 
 mod adopt;
 mod cgroup;
+mod cores;
 mod entry;
 mod exec;
 mod guest;
@@ -34,6 +35,7 @@ pub use paths::Paths;
 #[cfg(test)]
 pub(crate) use layer::packed;
 
+use cores::{Cookie, Cores};
 use entry::{Entry, Run};
 use exec::Execs;
 use guest::GuestError;
@@ -58,6 +60,8 @@ pub struct LocalConfig {
     pub node: NodeInfo,
     /// Name servers for containers.
     pub dns: Vec<IpAddr>,
+    /// The machine has processors that share a core, on which tenants are kept apart.
+    pub siblings: bool,
     /// The size of writable layers where a container asks for none, bytes.
     pub layer_bytes: u64,
 }
@@ -75,12 +79,13 @@ struct Local {
     dns: Vec<IpAddr>,
     template: PathBuf,
     layer_bytes: u64,
+    cores: Cores,
     images: hearth_image::Store,
     network: Network,
     sink: Arc<dyn ExitSink>,
     execs: Execs,
     entries: Mutex<HashMap<ContainerId, Arc<Entry>>>,
-    /// Runs with a monitor: their ports are published, their user ids taken.
+    /// Runs with a monitor: their ports are published, their user ids taken, their tenants' cookies kept.
     runs: Mutex<HashMap<ContainerId, Claim>>,
 }
 
@@ -89,6 +94,8 @@ struct Local {
 struct Claim {
     uid: u32,
     ports: Vec<Published>,
+    /// Held for the tenant's next pod. None: no processors share a core.
+    _cookie: Option<Arc<Cookie>>,
     /// It was ended because there was no memory for it.
     out_of_memory: bool,
 }
@@ -105,6 +112,7 @@ impl LocalAgent {
             paths,
             node,
             dns,
+            siblings,
             layer_bytes,
         } = config;
         let (packed, dir) = (paths.template.clone(), paths.containers.clone());
@@ -118,6 +126,7 @@ impl LocalAgent {
             dns,
             template,
             layer_bytes,
+            cores: Cores::new(siblings),
             images,
             network,
             sink,

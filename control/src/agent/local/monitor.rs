@@ -22,6 +22,7 @@ use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
 use super::cgroup;
+use super::cores::{self, Cookie};
 
 /// Numbers below this are the child's; the parent's copies lie above, so that putting one in place never overwrites another.
 const STAGING_FD: i32 = 64;
@@ -47,6 +48,8 @@ impl Inheritance {
 pub struct Walls {
     /// `cgroup.procs` of its group.
     pub cgroup_procs: File,
+    /// Of its tenant. None: no processors share a core.
+    pub cookie: Option<Arc<Cookie>>,
     /// Its standard error.
     pub stderr: File,
 }
@@ -89,15 +92,18 @@ impl Monitor {
             .stdout(Stdio::null())
             .stderr(walls.stderr)
             .current_dir("/");
-        let group = walls.cgroup_procs;
+        let (group, cookie) = (walls.cgroup_procs, walls.cookie);
+        let keeper = cookie.as_ref().map(|cookie| cookie.thread());
         // SAFETY: between fork and exec the closure makes system calls only, on memory made before the fork.
         unsafe {
             command.pre_exec(move || {
-                confine(&group)?;
+                confine(&group, keeper)?;
                 detach(&moves)
             });
         }
         let mut child = command.spawn()?;
+        // Until here there is somebody to take the cookie from.
+        drop(cookie);
         let pid = child
             .id()
             .ok_or_else(|| io::Error::other("the monitor ended at once"))?;
@@ -172,11 +178,11 @@ fn open(pid: u32) -> io::Result<OwnedFd> {
 }
 
 /// Runs in the child, first of all: from here on it is the pod's, and the one to end when memory does.
-fn confine(group: &File) -> io::Result<()> {
+fn confine(group: &File, keeper: Option<libc::pid_t>) -> io::Result<()> {
     write(group, b"0")?;
     let score = rustix::fs::open(c"/proc/self/oom_score_adj", OFlags::WRONLY, Mode::empty())?;
     write(score, OOM_SCORE)?;
-    Ok(())
+    keeper.map_or(Ok(()), cores::take)
 }
 
 /// Runs in the child: a session of its own, and each descriptor at its number.

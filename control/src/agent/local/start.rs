@@ -199,6 +199,10 @@ fn spawn(
     );
     let files = pod::make(&local.paths, id, &limits)
         .map_err(io("making the pod's directory and control group"))?;
+    let cookie = local
+        .cores
+        .cookie(&container.tenant)
+        .map_err(io("keeping the tenant's pods on cores of their own"))?;
     let uid = {
         let mut runs = local.runs();
         let taken = runs.values().map(|claim| claim.uid).collect();
@@ -210,6 +214,7 @@ fn spawn(
             Claim {
                 uid,
                 ports: Vec::new(),
+                _cookie: cookie.clone(),
                 out_of_memory: false,
             },
         );
@@ -260,6 +265,7 @@ fn spawn(
     };
     let walls = Walls {
         cgroup_procs: files.cgroup_procs,
+        cookie,
         stderr: files.stderr,
     };
     let monitor = Monitor::spawn(&local.paths.vmm, &config, inheritance, walls)

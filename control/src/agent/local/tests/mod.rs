@@ -116,6 +116,7 @@ async fn node(dir: &Path) -> Node {
         paths,
         node: NodeInfo::default(),
         dns: vec![],
+        siblings: false,
         layer_bytes: 0,
     };
     let agent = LocalAgent::new(config, images, started, Arc::new(Reports(to)))
