@@ -52,6 +52,9 @@ use crate::state::{Container, ContainerId, ContainerSpec, PortBinding};
 const GUEST_PATIENCE: Duration = Duration::from_secs(10);
 const SIGKILL: i32 = 9;
 
+/// Bytes of a guest's reason why a program can't be started: a sentence with a path, which has 4096 at most.
+const START_MESSAGE_MAX: usize = 8192;
+
 /// What an agent is made with.
 pub struct LocalConfig {
     /// Where things are.
@@ -452,10 +455,10 @@ fn start_error(error: GuestError) -> AgentError {
         GuestError::Refused(Refusal::NotExecutable { .. }) => 126,
         _ => 125,
     };
-    AgentError::Start {
-        message: error.to_string(),
-        code,
-    }
+    let mut message = error.to_string();
+    // It is kept with the container, and a guest may say what it likes.
+    message.truncate(message.floor_char_boundary(START_MESSAGE_MAX));
+    AgentError::Start { message, code }
 }
 
 fn failed(doing: &str, reason: impl ToString) -> AgentError {

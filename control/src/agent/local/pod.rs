@@ -116,3 +116,26 @@ pub fn free_uid(mut taken: Vec<u32>) -> Option<u32> {
     taken.sort_unstable();
     (FIRST_UID..FIRST_UID + UIDS).find(|uid| taken.binary_search(uid).is_err())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::local::tests::paths;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[tokio::test]
+    async fn nobody_but_root_can_put_something_else_where_a_pods_sockets_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let (paths, id) = (paths(dir.path()), ContainerId::from_random([1; 32]));
+        let limits = Limits {
+            memory_bytes: 1,
+            threads: 1,
+            cpu_quota_us: None,
+        };
+        let _files = make(&paths, &id, &limits).unwrap();
+        for private in [&paths.pods, &paths.pod(&id)] {
+            let mode = fs::metadata(private).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o700, "{}", private.display());
+        }
+    }
+}

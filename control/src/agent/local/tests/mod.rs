@@ -529,3 +529,16 @@ fn output_is_counted_here_whatever_a_guest_says_of_its_place() {
         node.agent.idle().await;
     });
 }
+
+#[test]
+fn a_guests_reason_is_kept_as_far_as_one_can_be() {
+    let error = GuestError::Refused(Refusal::NotFound {
+        program: "ä".repeat(1 << 20),
+        reason: String::new(),
+    });
+    let AgentError::Start { message, code } = start_error(error) else {
+        panic!("it is a failed start");
+    };
+    assert_eq!(code, 127);
+    assert!((START_MESSAGE_MAX - 1..=START_MESSAGE_MAX).contains(&message.len()));
+}
