@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::agent::Weakness;
+
 /// `/run/hearth/hearth.toml`, as far as this process needs it. init has checked it, unknown keys included.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
@@ -13,6 +15,16 @@ pub struct Owner {
     pub identity: Option<Identity>,
     /// Where images come from.
     pub registries: Registries,
+    /// What containers get of the disk.
+    pub storage: Storage,
+}
+
+/// `[storage]`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Storage {
+    /// GiB of a writable layer; None: the template's.
+    pub layer_gib: Option<u64>,
 }
 
 /// `[identity]`, as PEM.
@@ -56,6 +68,10 @@ pub struct Boot {
     pub storage_note: String,
     /// Name servers.
     pub dns: Vec<IpAddr>,
+    /// Processors that share a core are in use. None: init doesn't say.
+    pub siblings: Option<bool>,
+    /// The processor's.
+    pub weaknesses: Vec<Weakness>,
 }
 
 /// Why a file could not be used.
@@ -87,13 +103,16 @@ mod tests {
     fn what_init_writes_is_understood() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("c.toml");
-        std::fs::write(&path, "[node]\nname = 'a'\n[identity]\nca = 'a'\ncertificate = 'b'\nkey = 'c'\n[registries]\ninsecure = ['10.0.2.2:5000']\n").unwrap();
+        std::fs::write(&path, "[node]\nname = 'a'\n[identity]\nca = 'a'\ncertificate = 'b'\nkey = 'c'\n[registries]\ninsecure = ['10.0.2.2:5000']\n[storage]\nlayer_gib = 20\n").unwrap();
         let owner: Owner = read(&path).unwrap();
         assert_eq!(owner.identity.unwrap().key, "c");
         assert_eq!(owner.registries.insecure, ["10.0.2.2:5000"]);
-        std::fs::write(&path, "version = '0.1.0'\nstorage = 'ram'\nstorage_note = 'no disk'\ndns = ['10.0.2.3']\naddresses = ['10.0.2.15/24']\n").unwrap();
+        assert_eq!(owner.storage.layer_gib, Some(20));
+        std::fs::write(&path, "version = '0.1.0'\nstorage = 'ram'\nstorage_note = 'no disk'\ndns = ['10.0.2.3']\naddresses = ['10.0.2.15/24']\nsiblings = true\n[[weaknesses]]\nname = 'mds'\nstate = 'Vulnerable'\n").unwrap();
         let boot: Boot = read(&path).unwrap();
         assert_eq!((boot.storage.as_str(), boot.dns.len()), ("ram", 1));
+        assert_eq!(boot.siblings, Some(true));
+        assert_eq!(boot.weaknesses[0].name, "mds");
         assert!(
             read::<Owner>(&dir.path().join("absent"))
                 .unwrap()

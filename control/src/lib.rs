@@ -16,4 +16,5 @@ pub mod controller;
 pub mod network;
 pub mod node;
 pub mod raft;
+mod reserve;
 pub mod state;

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 
+use hearth_template::WRITABLE_BYTES;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -14,6 +15,7 @@ use crate::config::{self, Boot, Identity, Owner};
 use crate::controller::{Controller, Reporter, Waits};
 use crate::network::{Network, NetworkConfig};
 use crate::raft::Replica;
+use crate::reserve;
 use crate::state::address;
 
 /// Where the Docker API listens, on every address of the node.
@@ -22,6 +24,7 @@ const OWNER_CONFIG: &str = "/run/hearth/hearth.toml";
 const BOOT_FACTS: &str = "/run/hearth/node.toml";
 /// Made by the first control process after the node's boot.
 const SINCE_BOOT: &str = "/run/hearth/control.started";
+const DATA: &str = "/data";
 const RAFT: &str = "/data/raft";
 const IMAGES: &str = "/data/images";
 
@@ -33,6 +36,9 @@ pub async fn run() -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
     let owner: Owner = config::read(OWNER_CONFIG.as_ref())?;
     let boot: Boot = config::read(BOOT_FACTS.as_ref())?;
+    if let Err(error) = reserve::keep(DATA.as_ref(), RAFT.as_ref()) {
+        tracing::error!(%error, "no room is kept for the state of this node: a full disk stops its commits");
+    }
     let network = Network::start(NetworkConfig {
         pods: address::NETWORK,
         prefix: address::PREFIX,
@@ -57,6 +63,11 @@ pub async fn run() -> Result<(), Failure> {
         paths: Paths::default(),
         node: node_info(&owner, &boot),
         dns: boot.dns.clone(),
+        siblings: boot.siblings.unwrap_or(true),
+        layer_bytes: owner
+            .storage
+            .layer_gib
+            .map_or(WRITABLE_BYTES, |gib| gib << 30),
     };
     let agent = LocalAgent::new(local, images.clone(), network, Arc::new(reporter)).await?;
     let controller = Controller::new(replica, waits, Arc::new(agent.clone()), images, exits);
@@ -122,6 +133,9 @@ fn node_info(owner: &Owner, boot: &Boot) -> NodeInfo {
         storage: boot.storage.clone(),
         storage_note: note.clone(),
         insecure_registries: owner.registries.insecure.clone(),
+        layer_bytes_min: WRITABLE_BYTES,
+        siblings: boot.siblings.unwrap_or(true),
+        weaknesses: boot.weaknesses.clone(),
         ..NodeInfo::default()
     }
 }

@@ -46,6 +46,8 @@ pub struct Setup {
     pub disk: Disk,
     /// MiB of memory.
     pub memory_mib: u64,
+    /// One core with two hyper-threads.
+    pub hyper_threads: bool,
     /// More sections of `hearth.toml`.
     pub configuration: String,
     /// Registries (`host:port`) that it may speak plain HTTP to.
@@ -61,6 +63,7 @@ impl Default for Setup {
         Self {
             disk: Disk::Blank(16 * 1024),
             memory_mib: 2048,
+            hyper_threads: false,
             configuration: String::new(),
             insecure: vec![],
             stick: false,
@@ -125,6 +128,7 @@ impl Node {
         };
         let mut machine = Machine::new(&dir, boot, accelerator);
         machine.memory_mib = setup.memory_mib;
+        machine.hyper_threads = setup.hyper_threads;
         if accelerator == Accelerator::Tcg {
             // QEMU's processors run code that another of them has just patched as it was before: KVM flips branches of the
             // running kernel with each VM (static keys), and the node dies of a breakpoint that is no longer there. One

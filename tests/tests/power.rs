@@ -324,3 +324,67 @@ fn a_killed_monitor_is_an_exited_container_and_nothing_else() {
     assert_eq!(docker.ok(&["exec", "victim", "echo", "alive"]), "alive");
     docker.ok(&["rm", "-f", "victim"]);
 }
+
+#[test]
+fn a_node_whose_containers_want_more_memory_than_there_is_ends_containers_and_nothing_else() {
+    let node = Node::boot(&Setup {
+        side: true,
+        memory_mib: 1024,
+        ..Setup::default()
+    });
+    let docker = node.docker();
+    load_busybox(&docker);
+    let control = node.side().pids("control");
+    let fill = "dd if=/dev/zero of=/hog/file bs=1M count=380 && echo filled && sleep 100000";
+    for name in ["one", "two", "three"] {
+        docker.ok(&[
+            "run",
+            "-d",
+            "--name",
+            name,
+            "-m",
+            "400m",
+            "--tmpfs",
+            "/hog:size=390m",
+            BUSYBOX,
+            "sh",
+            "-c",
+            fill,
+        ]);
+    }
+    // Each of these is an answer of the node's API while its memory runs out.
+    let ended = eventually("no container ends", || {
+        let names = docker.ok(&[
+            "ps",
+            "-a",
+            "--filter",
+            "status=exited",
+            "--format",
+            "{{.Names}}",
+        ]);
+        names.lines().next().map(str::to_owned)
+    });
+    let state = docker.inspect(&ended)["State"].clone();
+    assert_eq!(state["ExitCode"], 137, "{state:#}");
+    assert_eq!(state["OOMKilled"], true, "{state:#}");
+    assert_eq!(node.side().pids("control"), control, "control has ended");
+    // One of them has room, and is left alone.
+    let left = eventually("two don't end", || {
+        let names = docker.ok(&["ps", "--format", "{{.Names}}"]);
+        (names.lines().count() < 2).then_some(names)
+    });
+    assert_ne!(left, "", "nothing is left");
+    eventually("what is left isn't done", || {
+        docker.ok(&["logs", &left]).contains("filled").then_some(())
+    });
+    // Who would be next, of those that are left.
+    let score = |name: &str| {
+        let line = node.side().ask(&format!("cookies {name}"));
+        // Of init's the first is PID 1, and the other the side's.
+        let first = line.lines().next().unwrap_or_default();
+        let last = first.split_whitespace().next_back().map(str::parse::<i32>);
+        last.and_then(Result::ok)
+            .unwrap_or_else(|| panic!("{line:?}"))
+    };
+    assert!(score("vmm") > 0 && score("control") < 0 && score("init") == -1000);
+}

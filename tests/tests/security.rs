@@ -15,6 +15,8 @@ use hearth_tests::wire::{self, post_json, request};
 use serde_json::json;
 use xtask::identity::Identity;
 
+const BUSYBOX: &str = "hearth-test/busybox:latest";
+
 /// Still at its post after whatever was done to it.
 #[track_caller]
 fn still_answers(target: &Target) {
@@ -525,4 +527,58 @@ fn a_hostile_guest_does_not_hang_its_monitor() {
         ..Setup::default()
     });
     assert_eq!(node.side().ask("hostile-guest"), "survived");
+}
+
+#[test]
+fn hyper_threads_of_a_core_are_shared_within_a_tenant_only() {
+    let node = Node::boot(&Setup {
+        side: true,
+        hyper_threads: true,
+        ..Setup::default()
+    });
+    let folder = tempfile::tempdir().expect("the temporary folder is writable");
+    let authority = node.identity().authority();
+    let pair = authority
+        .client("guests", "a guest")
+        .expect("a certificate can be made");
+    client_folder(folder.path(), authority.certificate(), &pair);
+    let guests = Docker::new(&target::cli(), node.arguments_with(folder.path()));
+    let owners = node.docker();
+    let archive = images::busybox().docker_archive(BUSYBOX);
+    // One virtual CPU: a guest with two doesn't come up where QEMU's processors take turns.
+    let run = |docker: &Docker, name: &str| {
+        docker.ok(&[
+            "run", "-d", "--cpus", "1", "--name", name, BUSYBOX, "sleep", "100000",
+        ]);
+        let pid = docker.ok(&["inspect", "--format", "{{.State.Pid}}", name]);
+        cookie_of(&node, "vmm", Some(&pid))
+    };
+    owners.run_with_input(&["load"], &archive).exits(0);
+    guests.run_with_input(&["load"], &archive).exits(0);
+    let (first, second) = (run(&owners, "first"), run(&owners, "second"));
+    let theirs = run(&guests, "first");
+    assert_ne!(first, "0", "a container has no cookie");
+    assert_eq!(first, second, "one tenant has two cookies");
+    assert_ne!(first, theirs, "two tenants have one cookie");
+    assert_eq!(cookie_of(&node, "control", None), "0");
+    // A later control knows them again.
+    node.side().kill("control");
+    node.wait_for_api();
+    assert_eq!(run(&guests, "second"), theirs);
+    assert_eq!(run(&owners, "third"), first);
+    assert!(node.docker().ok(&["info"]).contains("core-scheduling"));
+}
+
+/// The core-scheduling cookie of a process on the node: the only one of that name, or the one with this pid.
+#[track_caller]
+fn cookie_of(node: &Node, name: &str, pid: Option<&str>) -> String {
+    let lines = node.side().ask(&format!("cookies {name}"));
+    let found = lines.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        let number = words.next()?;
+        let cookie = words.next()?;
+        pid.is_none_or(|pid| pid == number)
+            .then(|| cookie.to_owned())
+    });
+    found.unwrap_or_else(|| panic!("no {name} {pid:?} in {lines:?}"))
 }

@@ -114,7 +114,7 @@ fn a_disk_that_is_blank_but_for_its_end_is_somebodys() {
 #[test]
 fn a_full_disk_is_an_error_and_not_the_end() {
     let node = Node::boot(&Setup {
-        disk: Disk::Blank(768),
+        disk: Disk::Blank(1536),
         ..Setup::default()
     });
     let docker = node.docker();
@@ -143,7 +143,7 @@ fn a_full_disk_is_an_error_and_not_the_end() {
     assert_ne!(
         done.code,
         Some(0),
-        "2000 MiB fit on a disk of 768: {done:?}"
+        "2000 MiB fit on a disk of 1536: {done:?}"
     );
     // The API answers, and what there was is there.
     assert!(
@@ -151,6 +151,12 @@ fn a_full_disk_is_an_error_and_not_the_end() {
             .ok(&["ps", "-a", "--format", "{{.Names}}"])
             .contains(&keeper.name)
     );
+    // Room was kept for the node's own commits.
+    let renamed = docker.container("renamed");
+    docker.ok(&["rename", &keeper.name, &renamed.name]);
+    docker.ok(&["tag", BUSYBOX, "hearth-test/full:latest"]);
+    docker.ok(&["rmi", "hearth-test/full:latest"]);
+    docker.ok(&["rename", &renamed.name, &keeper.name]);
     docker.run(&["rm", "-f", &hog.name]).exits(0);
     // With the hog gone there is room again.
     hearth_tests::process::eventually("nothing runs after the disk was full", || {

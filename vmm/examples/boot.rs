@@ -50,7 +50,6 @@ fn main() -> Result<(), Box<dyn Error>> {
             uid: 10_000,
             gid: 10_000,
             root: keep(File::open(&root)?.into())?,
-            cgroup_procs: None,
         },
     };
     let network = Network {
@@ -93,10 +92,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             "uid" => (config.jail.uid, config.jail.gid) = (value.parse()?, value.parse()?),
             "cgroup" => {
                 let _ = std::fs::create_dir(value);
-                let file = OpenOptions::new()
-                    .write(true)
-                    .open(format!("{value}/cgroup.procs"))?;
-                config.jail.cgroup_procs = Some(keep(file.into())?);
+                std::fs::write(format!("{value}/cgroup.procs"), "0")?;
             }
             "append" => config.command_line = value.to_owned(),
             "console" => {

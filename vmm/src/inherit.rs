@@ -63,8 +63,6 @@ pub struct Inheritance {
     pub console: Option<File>,
     /// `config.jail.root`.
     pub root: OwnedFd,
-    /// `config.jail.cgroup_procs`.
-    pub cgroup: Option<OwnedFd>,
     /// /dev/kvm, the one thing that is opened by name.
     pub kvm: Kvm,
 }
@@ -118,7 +116,6 @@ pub fn take() -> Result<Inheritance, Error> {
         vsock: own(config.vsock).into(),
         console: config.console.map(|fd| own(fd).into()),
         root: own(config.jail.root),
-        cgroup: config.jail.cgroup_procs.map(own),
         kvm: Kvm::new().map_err(Error::Kvm)?,
         config,
     })
@@ -171,7 +168,6 @@ fn descriptors(config: &Config) -> Vec<RawFd> {
     all.extend(config.disks.iter().map(|disk| disk.file));
     all.extend(config.network.as_ref().map(|network| network.tun));
     all.extend(config.console);
-    all.extend(config.jail.cgroup_procs);
     all
 }
 

@@ -150,7 +150,7 @@ impl Machine {
             file_size: largest_disk.unwrap_or(0).max(LOG_ROOM),
             threads: 1 + threads as u64 + KVM_THREADS,
         };
-        jail::confine(&config.jail, &given.root, given.cgroup.as_ref(), &limits)?;
+        jail::confine(&config.jail, &given.root, &limits)?;
         Ok(Self {
             name: given.config.name,
             vcpus,

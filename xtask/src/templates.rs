@@ -21,15 +21,15 @@ const DATA_BYTES: u64 = 256 << 20;
 /// Label by which a node knows a data disk as its own.
 pub const DATA_LABEL: &str = "hearth-data";
 
-/// What a container may write before its layer must grow. Nothing of it is used until it is written.
-pub const WRITABLE_BYTES: u64 = 64 << 30;
+/// Nothing of it is used until it is written.
+pub use hearth_template::WRITABLE_BYTES;
 
 /// Options of the writable layer's file system.
 const WRITABLE_OPTIONS: &[&str] = &[
     // A journal so that a power cut leaves a file system and not a puzzle: small, for each container has one, and at the
     // front like everything below.
     "-Jsize=8,location=0",
-    // One inode per 16 KiB: 65,536 files a GiB, and tables that stay holes in the sparse file.
+    // One inode per 16 KiB: 650,000 files, and tables of 160 MiB that stay holes in the sparse file.
     "-i16384",
     // All bitmaps and tables at the front: but for some copies of the super block, the used part of the file is short.
     "-G512",

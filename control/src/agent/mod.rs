@@ -9,6 +9,7 @@ pub use streams::{Attached, InputSink, LogOptions, LogRecord, LogStream, OutputC
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::Deserialize;
 
 use crate::state::{Container, ContainerId, PortBinding};
 
@@ -197,4 +198,26 @@ pub struct NodeInfo {
     pub storage_free_bytes: u64,
     /// Registries that may be spoken to in plain HTTP.
     pub insecure_registries: Vec<String>,
+    /// Size of the smallest writable layer, bytes.
+    pub layer_bytes_min: u64,
+    /// Processors share cores, on which tenants are kept apart.
+    pub siblings: bool,
+    /// What the processor is known for.
+    pub weaknesses: Vec<Weakness>,
+}
+
+/// A weakness of a processor.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Weakness {
+    /// The kernel's name for it.
+    pub name: String,
+    /// The kernel's words: what is done about it, or that nothing is.
+    pub state: String,
+}
+
+impl Weakness {
+    /// Some of it stays open.
+    pub fn is_open(&self) -> bool {
+        self.state.to_lowercase().contains("vulnerable")
+    }
 }

@@ -12,6 +12,9 @@ use android_sparse_image::{
     CHUNK_HEADER_BYTES_LEN, ChunkHeader, ChunkType, FILE_HEADER_BYTES_LEN, FileHeader,
 };
 
+/// Size of the writable layers' template, and so of a layer for which nobody asks for more: what docker's own drivers that have a size
+/// give. A layer can be larger, and is grown by its guest; it can't be smaller.
+pub const WRITABLE_BYTES: u64 = 10 << 30;
 /// The file systems' own.
 const BLOCK_BYTES: u32 = 4096;
 /// A run is read as one piece: no longer than this.

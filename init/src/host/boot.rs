@@ -10,7 +10,7 @@ use super::console::Console;
 use super::facts::{DIRECTORY, Facts};
 use super::node::Node;
 use super::power::Signals;
-use super::{VERSION, mounts, network, power};
+use super::{VERSION, mounts, power, processor};
 use crate::netlink::Netlink;
 use crate::{kmsg, stdio};
 
@@ -48,9 +48,15 @@ pub fn run() -> i32 {
         kmsg::log(&format!("init: setting the host name: {errno}"));
     }
     console.say(&format!("Hearth {VERSION}, node {hostname}"));
+    let (weaknesses, siblings) = (processor::weaknesses(), processor::siblings());
+    for line in processor::describe(&weaknesses, siblings) {
+        console.say(&line);
+    }
     let facts = Facts {
         version: VERSION.to_owned(),
         hostname: hostname.to_owned(),
+        siblings,
+        weaknesses,
         ..Facts::default()
     };
     Node::new(console, signals, config.network, facts, api).run()

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::processor::Weakness;
+
 /// Directory of the files between init and controller.
 pub const DIRECTORY: &str = "/run/hearth";
 
@@ -34,6 +36,10 @@ pub struct Facts {
     /// The link that has the addresses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
+    /// Processors that share a core are in use.
+    pub siblings: bool,
+    /// The processor's.
+    pub weaknesses: Vec<Weakness>,
 }
 
 impl Facts {

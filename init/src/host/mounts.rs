@@ -8,18 +8,11 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
+use super::groups;
 use crate::{kmsg, root};
 
 /// Where the root is mounted a second time before it is moved over itself.
 const STAGE: &str = "/run";
-/// Root of the cgroup v2 hierarchy.
-pub const CGROUP: &str = "/sys/fs/cgroup";
-/// The controller's group below it.
-pub const CONTROL_GROUP: &str = "/sys/fs/cgroup/control";
-/// The microVMs' group below it.
-const PODS_GROUP: &str = "/sys/fs/cgroup/pods";
-/// Controllers handed down to microVMs.
-const CONTROLLERS: [&str; 5] = ["+cpu", "+memory", "+pids", "+io", "+cpuset"];
 /// Open files, for the controller and the monitors: each microVM costs the controller about a dozen.
 const OPEN_FILES: Rlimit = Rlimit {
     current: Some(1 << 20),
@@ -91,12 +84,12 @@ pub fn mount_all() -> Result<(), MountError> {
     // Without favordynmods, moving a process into another group stalls the making of a virtual machine.
     new(
         "cgroup2",
-        CGROUP,
+        groups::ROOT,
         "cgroup2",
         strict,
         "nsdelegate,memory_recursiveprot,favordynmods",
     )
-    .or_else(|_| new("cgroup2", CGROUP, "cgroup2", strict, ""))?;
+    .or_else(|_| new("cgroup2", groups::ROOT, "cgroup2", strict, ""))?;
     // Nice to have: what the firmware and the security modules say.
     for (kind, target) in [
         ("securityfs", "/sys/kernel/security"),
@@ -139,18 +132,8 @@ fn new(
 
 /// Groups, limits and kernel settings. What the kernel lacks is logged and done without.
 pub fn set_up_kernel() {
-    for path in [CGROUP, PODS_GROUP] {
-        if path != CGROUP {
-            note(path, fs::create_dir_all(path));
-        }
-        for controller in CONTROLLERS {
-            note(
-                controller,
-                fs::write(Path::new(path).join("cgroup.subtree_control"), controller),
-            );
-        }
-    }
-    note(CONTROL_GROUP, fs::create_dir_all(CONTROL_GROUP));
+    let memory = rustix::system::sysinfo();
+    groups::make(memory.totalram.saturating_mul(memory.mem_unit.into()));
     for (name, value) in SYSCTLS {
         note(
             name,

@@ -9,10 +9,10 @@ use std::path::Path;
 use std::process::{ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal, WaitStatus, kill_process};
 
-use super::mounts::CONTROL_GROUP;
+use super::groups;
 use crate::kmsg;
 
 const CONTROL: &str = "/usr/lib/hearth/control";
@@ -24,6 +24,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 const SETTLED: Duration = Duration::from_secs(60);
 /// Lines kept to be shown when the controller ends.
 const LAST_LINES: usize = 5;
+/// Buffers of a controller's output that are passed on at a time: then it is everybody else's turn, however much it says.
+const READS_MAX: usize = 16;
 /// Longest line that is passed on; the rest follows as another.
 const LINE_MAX: usize = 4096;
 
@@ -31,7 +33,7 @@ const LINE_MAX: usize = 4096;
 pub struct Supervisor {
     state: State,
     backoff: Duration,
-    /// What controllers, and the monitors they have started, say. A monitor outlives its controller and keeps its pipe.
+    /// What controllers say.
     logs: Vec<Log>,
     last_lines: VecDeque<String>,
 }
@@ -184,7 +186,7 @@ fn show(wait: Duration) -> String {
 fn spawn() -> io::Result<(Pid, ChildStderr)> {
     let group = OpenOptions::new()
         .write(true)
-        .open(Path::new(CONTROL_GROUP).join("cgroup.procs"))?;
+        .open(Path::new(groups::CONTROL).join("cgroup.procs"))?;
     let group = OwnedFd::from(group);
     let mut command = Command::new(CONTROL);
     command.env_clear().env("HOME", "/").current_dir("/");
@@ -198,6 +200,8 @@ fn spawn() -> io::Result<(Pid, ChildStderr)> {
         if unsafe { libc::write(fd, b"0".as_ptr().cast(), 1) } != 1 {
             return Err(io::Error::last_os_error());
         }
+        let score = rustix::fs::open(c"/proc/self/oom_score_adj", OFlags::WRONLY, Mode::empty())?;
+        rustix::io::write(score, groups::CONTROL_OOM_SCORE)?;
         // Signals that init reads from a descriptor are blocked, and a child inherits that: it would never hear SIGTERM.
         // SAFETY: the set is initialised by sigemptyset before it is used; the calls keep no pointer.
         unsafe {
@@ -207,7 +211,7 @@ fn spawn() -> io::Result<(Pid, ChildStderr)> {
         }
         Ok(())
     };
-    // SAFETY: between fork and exec the closure makes two system calls and, on failure, reads errno.
+    // SAFETY: between fork and exec the closure makes system calls only, on memory made before the fork.
     unsafe { command.pre_exec(enter_group) };
     let mut child = command.spawn()?;
     drop(group);
@@ -225,7 +229,7 @@ impl Log {
     /// Writes whole lines to the kernel's log. False: nobody can say any more.
     fn pass_on(&mut self, last_lines: &mut VecDeque<String>) -> bool {
         let mut buffer = [0; 4096];
-        loop {
+        for _ in 0..READS_MAX {
             match self.pipe.read(&mut buffer) {
                 Ok(0) => {
                     self.end_line(last_lines);
@@ -246,6 +250,7 @@ impl Log {
                 Err(_) => return false,
             }
         }
+        true
     }
 
     fn end_line(&mut self, last_lines: &mut VecDeque<String>) {

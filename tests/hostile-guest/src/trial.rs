@@ -109,7 +109,6 @@ fn start(
             uid: UID,
             gid: UID,
             root: given.add(root),
-            cgroup_procs: None,
         },
     };
     let text = serde_json::to_vec(&config)?;

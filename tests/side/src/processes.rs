@@ -31,6 +31,29 @@ pub fn kill(name: &str) -> Result<usize> {
     Ok(pids.len())
 }
 
+/// The cookie by which the kernel keeps a process off the hyper-threads of others; 0: none
+/// (Documentation/admin-guide/hw-vuln/core-scheduling.rst).
+pub fn cookie(pid: i32) -> Result<u64> {
+    /// `PR_SCHED_CORE`, `PR_SCHED_CORE_GET` and `PR_SCHED_CORE_SCOPE_THREAD`, `linux/prctl.h`.
+    const GET: [libc::c_ulong; 3] = [62, 0, 0];
+    let mut cookie = 0u64;
+    let [option, get, thread] = GET;
+    // SAFETY: the call writes one u64 to where the last argument points.
+    let done = unsafe { libc::prctl(option as libc::c_int, get, pid, thread, &raw mut cookie) };
+    match (done, std::io::Error::last_os_error()) {
+        (0, _) => Ok(cookie),
+        // No processors share a core.
+        (_, error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(0),
+        (_, error) => Err(error).context("asking for a cookie"),
+    }
+}
+
+/// What is added to a process's badness when memory is short.
+pub fn oom_score(pid: i32) -> Result<i32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/oom_score_adj"))?;
+    Ok(text.trim().parse()?)
+}
+
 /// A mapping larger than this is the guest's memory, which advice to the kernel divides into several. A monitor's own are at most
 /// a thread's stack (2 MiB).
 const OWN_MAPPING_MAX_KIB: u64 = 8 << 10;

@@ -4,6 +4,7 @@
 //! pids NAME        process ids, space-separated
 //! kill NAME        SIGKILL to all of that name; how many there were
 //! overhead         for each monitor: pid and resident KiB beside the guest's memory
+//! cookies NAME     of each process of that name: pid, core-scheduling cookie, points to end by when memory is short
 //! meminfo FIELD    KiB
 //! list PATH        names in a folder, one a line
 //! read PATH        a file
@@ -58,6 +59,14 @@ fn converse(client: &TcpStream) -> Result<()> {
             let mut lines = String::new();
             for pid in processes::named("vmm") {
                 lines += &format!("{pid} {}\n", processes::overhead_kib(pid)?);
+            }
+            lines
+        }
+        ["cookies", name] => {
+            let mut lines = String::new();
+            for pid in processes::named(name) {
+                let (cookie, score) = (processes::cookie(pid)?, processes::oom_score(pid)?);
+                lines += &format!("{pid} {cookie:x} {score}\n");
             }
             lines
         }

@@ -87,8 +87,6 @@ pub struct Jail {
     pub gid: u32,
     /// An empty directory to make the root of the mount namespace, by descriptor.
     pub root: Fd,
-    /// `cgroup.procs` of the process's own cgroup, open for writing. None: stay.
-    pub cgroup_procs: Option<Fd>,
 }
 
 /// A line from a client.

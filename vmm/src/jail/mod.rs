@@ -1,4 +1,4 @@
-//! What the monitor gives up before the guest runs, in this order: its place in the host's cgroups, name spaces and file system;
+//! What the monitor gives up before the guest runs, in this order: its place in the host's name spaces and file system;
 //! privileges ([`privileges`]); and, thread by thread, system calls ([`seccomp`]).
 //!
 //! Whoever breaks out of the guest into this process finds: no files but the guest's own, no network, no other process it may
@@ -51,15 +51,7 @@ impl Error {
 }
 
 /// Gives up everything but system calls. Called once, while there is only one thread: user ids and capabilities are a thread's.
-pub fn confine(
-    jail: &Jail,
-    root: &OwnedFd,
-    cgroup: Option<&OwnedFd>,
-    limits: &Limits,
-) -> Result<(), Error> {
-    if let Some(cgroup) = cgroup {
-        rustix::io::write(cgroup, b"0").map_err(Error::system("joining the cgroup"))?;
-    }
+pub fn confine(jail: &Jail, root: &OwnedFd, limits: &Limits) -> Result<(), Error> {
     namespaces::enter(root)?;
     privileges::drop_all(jail.uid, jail.gid, limits)
 }

@@ -129,6 +129,8 @@ pub struct Machine {
     pub accelerator: Accelerator,
     /// Processors. More than [`Accelerator::cpus`] advises are at one's own risk.
     pub cpus: usize,
+    /// One core with two hyper-threads, instead of `cpus`.
+    pub hyper_threads: bool,
     /// MiB of memory.
     pub memory_mib: u64,
     /// A disk: an existing file, raw.
@@ -149,6 +151,7 @@ impl Machine {
             boot,
             accelerator,
             cpus: accelerator.cpus(KVM_CPUS),
+            hyper_threads: false,
             memory_mib: 2048,
             disk: None,
             configuration: None,
@@ -199,7 +202,13 @@ impl Machine {
     /// The command that [`Machine::start`] runs.
     pub fn command(&self) -> Result<Command> {
         let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args(self.accelerator.arguments());
+        qemu.args(match self.accelerator {
+            // Both processors in one thread of QEMU's see each other's writes to code, see `Accelerator::cpus`.
+            Accelerator::Tcg if self.hyper_threads => {
+                &["-accel", "tcg,thread=single", "-cpu", "max"]
+            }
+            other => other.arguments(),
+        });
         qemu.args([
             "-machine",
             "q35",
@@ -212,12 +221,12 @@ impl Machine {
             "-global",
             "ICH9-LPC.noreboot=false",
         ]);
-        qemu.args([
-            "-smp",
-            &self.cpus.to_string(),
-            "-m",
-            &self.memory_mib.to_string(),
-        ]);
+        let processors = if self.hyper_threads {
+            "2,cores=1,threads=2".to_owned()
+        } else {
+            self.cpus.to_string()
+        };
+        qemu.args(["-smp", &processors, "-m", &self.memory_mib.to_string()]);
         qemu.args(["-device", "virtio-rng-pci"]);
         qemu.arg("-pidfile").arg(self.dir.join("pid"));
         qemu.arg("-serial")

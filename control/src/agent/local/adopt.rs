@@ -10,7 +10,8 @@ use tokio::sync::oneshot;
 use super::entry::Run;
 use super::guest::Guest;
 use super::monitor::Monitor;
-use super::{Local, now_ns, pod, pump};
+use super::words::Words;
+use super::{Claim, Local, now_ns, pod, pump};
 use crate::network::Published;
 use crate::state::{Container, ContainerId, Phase};
 
@@ -42,14 +43,40 @@ async fn take_up(
     id: &ContainerId,
     container: Option<&Container>,
 ) -> io::Result<bool> {
-    let monitor = Monitor::adopt(&local.paths.api_socket(id)).await?;
+    let monitor = Monitor::adopt(&local.paths.pod_cgroup(id))?;
     let Some(container) = container else {
         tracing::warn!(pod = id.short(), "runs and should not; it is ended");
         monitor.kill();
         monitor.gone.cancelled().await;
         return Ok(false);
     };
+    let followed = follow(local, id, container, &monitor).await;
+    if followed.is_err() {
+        monitor.kill();
+        monitor.gone.cancelled().await;
+    }
+    followed.map(|()| true)
+}
+
+async fn follow(
+    local: &Arc<Local>,
+    id: &ContainerId,
+    container: &Container,
+    monitor: &Monitor,
+) -> io::Result<()> {
     let record = pod::read(&local.paths, id)?;
+    let cookie = local.cores.cookie_of(&container.tenant, monitor.pid)?;
+    // Else the cookie may be that of another process with its number.
+    monitor.check_alive()?;
+    let claim = Claim {
+        uid: record.uid,
+        ports: Vec::new(),
+        _cookie: cookie,
+        out_of_memory: false,
+    };
+    local.runs().insert(id.clone(), claim);
+    let words = Words::open(&local.paths.stderr(id))?;
+    tokio::spawn(words.pass_on(id.short().to_owned(), monitor.gone.clone()));
     let entry = local.entry(id);
     let busy = Arc::clone(&entry.busy).lock_owned().await;
     let published = container
@@ -85,8 +112,7 @@ async fn take_up(
     let run = Arc::new(Run::new(
         container.clone(),
         guest,
-        monitor,
-        record.uid,
+        monitor.clone(),
         published,
     ));
     if let Err(error) = local.publish(&run) {
@@ -108,5 +134,5 @@ async fn take_up(
         local.sink.started(id, pid, now_ns()).await;
     }
     let _ = announce.send(());
-    Ok(true)
+    Ok(())
 }

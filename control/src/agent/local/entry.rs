@@ -52,8 +52,6 @@ pub struct Run {
     pub guest: Guest,
     /// Its process.
     pub monitor: Monitor,
-    /// The user id of its process.
-    pub uid: u32,
     /// Its ports.
     pub ports: Vec<Published>,
     /// It has been told to die: no client may hold it up any more.
@@ -72,14 +70,12 @@ impl Run {
         container: Container,
         guest: Guest,
         monitor: Monitor,
-        uid: u32,
         ports: Vec<Published>,
     ) -> Self {
         Self {
             container,
             guest,
             monitor,
-            uid,
             ports,
             hurry: CancellationToken::new(),
             taken: AtomicU64::new(0),

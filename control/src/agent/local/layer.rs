@@ -10,6 +10,8 @@ use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
+/// ext4's.
+const BLOCK: u64 = 4096;
 /// Copied at a time.
 const COPY: usize = 128 << 10;
 /// Of the template's unpacked form, in the containers' directory.
@@ -53,8 +55,9 @@ pub fn unpack_template(compressed: &Path, dir: &Path) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// The layer in a container's directory, cloned from the template unless it is there; so is the directory made.
-pub fn layer(template: &Path, container: &Path) -> io::Result<PathBuf> {
+/// The layer in a container's directory, cloned from the template unless it is there; so is the directory made. A layer of more `bytes`
+/// than the template's has room behind the file system, which the guest's kernel takes when it first mounts it.
+pub fn layer(template: &Path, container: &Path, bytes: u64) -> io::Result<PathBuf> {
     let path = container.join(LAYER);
     if path.exists() {
         return Ok(path);
@@ -75,6 +78,10 @@ pub fn layer(template: &Path, container: &Path) -> io::Result<PathBuf> {
             copy_sparse(&source, &target)?;
         }
         Err(error) => return Err(error.into()),
+    }
+    let bytes = bytes.next_multiple_of(BLOCK);
+    if target.metadata()?.len() < bytes {
+        target.set_len(bytes)?;
     }
     // A container that was answered for has its layer after a power cut: the file, its name, and its directory's.
     target.sync_all()?;
@@ -165,7 +172,7 @@ mod tests {
         );
         let container = dir.path().join("c");
         fs::create_dir(&container).unwrap();
-        let copy = layer(&template, &container).unwrap();
+        let copy = layer(&template, &container, 0).unwrap();
         for path in [&template, &copy] {
             assert!(fs::read(path).unwrap() == contents, "{path:?} differs");
             assert!(
@@ -182,11 +189,29 @@ mod tests {
         let file = dir.path().join("t.template");
         fs::write(&file, packed(&[1; 8192])).unwrap();
         let old = unpack_template(&file, &containers).unwrap();
-        let mine = layer(&old, dir.path()).unwrap();
+        let mine = layer(&old, dir.path(), 0).unwrap();
         fs::write(&file, packed(&[2; 8192])).unwrap();
         let new = unpack_template(&file, &containers).unwrap();
         assert!(!old.exists() && new.exists());
-        assert_eq!(layer(&new, dir.path()).unwrap(), mine);
+        assert_eq!(layer(&new, dir.path(), 0).unwrap(), mine);
         assert_eq!(fs::read(mine).unwrap(), [1u8; 8192]);
+    }
+
+    #[test]
+    fn a_larger_layer_is_the_template_and_a_hole_behind_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("t.template");
+        fs::write(&file, packed(&[1; 8192])).unwrap();
+        let template = unpack_template(&file, &dir.path().join("containers")).unwrap();
+        let layer = layer(&template, dir.path(), (1 << 30) - 1).unwrap();
+        let metadata = fs::metadata(&layer).unwrap();
+        assert_eq!(metadata.len(), 1 << 30);
+        assert!(metadata.blocks() * 512 < 1 << 20, "it is not sparse");
+        let mut start = [0; 8193];
+        File::open(layer)
+            .unwrap()
+            .read_exact_at(&mut start, 0)
+            .unwrap();
+        assert!(start[..8192] == [1; 8192] && start[8192] == 0);
     }
 }

@@ -1,6 +1,8 @@
 //! The agent of the node that this process runs on: microVMs, their files, logs and streams.
 
 mod adopt;
+mod cgroup;
+mod cores;
 mod entry;
 mod exec;
 mod guest;
@@ -12,8 +14,10 @@ mod paths;
 mod plan;
 mod pod;
 mod pump;
+mod shortage;
 mod size;
 mod start;
+mod words;
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -31,6 +35,7 @@ pub use paths::Paths;
 #[cfg(test)]
 pub(crate) use layer::packed;
 
+use cores::{Cookie, Cores};
 use entry::{Entry, Run};
 use exec::Execs;
 use guest::GuestError;
@@ -41,7 +46,7 @@ use super::{
     NodeInfo, ProcessInfo, StartTimes,
 };
 use crate::network::{Error as NetworkError, Network, Published};
-use crate::state::{Container, ContainerId, PortBinding};
+use crate::state::{Container, ContainerId, ContainerSpec, PortBinding};
 
 /// A guest that runs answers within a scheduling delay; on a node that is very busy, within this.
 const GUEST_PATIENCE: Duration = Duration::from_secs(10);
@@ -58,6 +63,10 @@ pub struct LocalConfig {
     pub node: NodeInfo,
     /// Name servers for containers.
     pub dns: Vec<IpAddr>,
+    /// The machine has processors that share a core, on which tenants are kept apart.
+    pub siblings: bool,
+    /// The size of writable layers where a container asks for none, bytes.
+    pub layer_bytes: u64,
 }
 
 /// The agent. Cheap to clone.
@@ -72,20 +81,26 @@ struct Local {
     node: NodeInfo,
     dns: Vec<IpAddr>,
     template: PathBuf,
+    layer_bytes: u64,
+    cores: Cores,
     images: hearth_image::Store,
     network: Network,
     sink: Arc<dyn ExitSink>,
     execs: Execs,
     entries: Mutex<HashMap<ContainerId, Arc<Entry>>>,
-    /// Runs with a monitor: their ports are published and their user ids taken.
+    /// Runs with a monitor: their ports are published, their user ids taken, their tenants' cookies kept.
     runs: Mutex<HashMap<ContainerId, Claim>>,
 }
 
 /// What a run takes of the node.
-#[derive(Default, Clone)]
+#[derive(Default)]
 struct Claim {
     uid: u32,
     ports: Vec<Published>,
+    /// Held for the tenant's next pod. None: no processors share a core.
+    _cookie: Option<Arc<Cookie>>,
+    /// It was ended because there was no memory for it.
+    out_of_memory: bool,
 }
 
 impl LocalAgent {
@@ -96,7 +111,13 @@ impl LocalAgent {
         network: Network,
         sink: Arc<dyn ExitSink>,
     ) -> Result<Self, AgentError> {
-        let LocalConfig { paths, node, dns } = config;
+        let LocalConfig {
+            paths,
+            node,
+            dns,
+            siblings,
+            layer_bytes,
+        } = config;
         let (packed, dir) = (paths.template.clone(), paths.containers.clone());
         let template = blocking("unpacking the template of writable layers", move || {
             layer::unpack_template(&packed, &dir)
@@ -107,6 +128,8 @@ impl LocalAgent {
             node,
             dns,
             template,
+            layer_bytes,
+            cores: Cores::new(siblings),
             images,
             network,
             sink,
@@ -114,9 +137,10 @@ impl LocalAgent {
             entries: Mutex::default(),
             runs: Mutex::default(),
         };
-        Ok(Self {
-            local: Arc::new(local),
-        })
+        let local = Arc::new(local);
+        let pods = local.paths.cgroup.clone();
+        tokio::spawn(shortage::watch(Arc::downgrade(&local), pods));
+        Ok(Self { local })
     }
 
     /// Takes up what runs of the containers that should be up; returns which do. Called once, before anything else.
@@ -199,13 +223,12 @@ impl Local {
 
     /// The ports of a run lead to it from now on. Where one can't, none does.
     fn publish(&self, run: &Run) -> Result<(), AgentError> {
-        let claim = Claim {
-            uid: run.uid,
-            ports: run.ports.clone(),
-        };
-        let had_ports = !claim.ports.is_empty();
-        self.runs().insert(run.container.id.clone(), claim);
-        if had_ports && let Err(error) = self.try_republish() {
+        if let Some(claim) = self.runs().get_mut(&run.container.id) {
+            claim.ports.clone_from(&run.ports);
+        }
+        if !run.ports.is_empty()
+            && let Err(error) = self.try_republish()
+        {
             self.unpublish(run);
             return Err(unpublished(error));
         }
@@ -239,6 +262,25 @@ impl Local {
         self.network.publish(&ports)
     }
 
+    /// The size of a container's writable layer.
+    fn layer_bytes(&self, spec: &ContainerSpec) -> u64 {
+        spec.storage_bytes.unwrap_or(self.layer_bytes)
+    }
+
+    /// What is written to a layer is in the node's RAM.
+    fn in_ram(&self) -> bool {
+        self.node.storage == "ram"
+    }
+
+    /// Why a monitor has ended by itself.
+    fn why_ended(&self, id: &ContainerId) -> &'static str {
+        if self.ran_out_of_memory(id) {
+            "the node has no memory left for it"
+        } else {
+            "the monitor has ended; its reason is in the node's log"
+        }
+    }
+
     /// Removes what a run leaves behind. Its monitor is gone.
     fn clear(&self, id: &ContainerId) {
         self.runs().remove(id);
@@ -256,8 +298,9 @@ impl Agent for LocalAgent {
             self.local.template.clone(),
             self.local.paths.container(&container.id),
         );
+        let bytes = self.local.layer_bytes(&container.spec);
         blocking("making the container's writable layer", move || {
-            layer::layer(&template, &dir).map(drop)
+            layer::layer(&template, &dir, bytes).map(drop)
         })
         .await
     }

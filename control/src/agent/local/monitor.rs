@@ -1,26 +1,34 @@
-//! Monitor processes: started with their descriptors in place, watched through a pidfd, killed where they have to be.
+//! Monitor processes: started within their walls and with their descriptors in place, watched through a pidfd, killed where they have
+//! to be.
+//!
+//! Whatever a guest has broken into is asked nothing here: which process a monitor is, control knows as its parent, or else from the
+//! kernel, by the pod's cgroup.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
+use std::sync::Arc;
 
 use hearth_vmm_api as api;
-use rustix::fs::MemfdFlags;
-use rustix::io::fcntl_dupfd_cloexec;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{MemfdFlags, Mode, OFlags};
+use rustix::io::{fcntl_dupfd_cloexec, write};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Interest};
-use tokio::net::UnixStream;
 use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
+use super::cgroup;
+use super::cores::{self, Cookie};
+
 /// Numbers below this are the child's; the parent's copies lie above, so that putting one in place never overwrites another.
 const STAGING_FD: i32 = 64;
-/// A monitor answers within a scheduling delay; one that doesn't is as good as gone.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
+/// Added to a monitor's badness, in thousandths of the node's memory: when there is none left, pods end, and the largest first. Control's
+/// is far below zero, and init is never chosen (proc_pid_oom_score_adj(5)).
+const OOM_SCORE: &[u8] = b"500";
 
 /// Descriptors for a monitor, numbered in the order in which they are handed over, from [`api::CONFIG_FD`] + 1.
 #[derive(Default)]
@@ -36,6 +44,16 @@ impl Inheritance {
     }
 }
 
+/// What a monitor's process is in before its program begins.
+pub struct Walls {
+    /// `cgroup.procs` of its group.
+    pub cgroup_procs: File,
+    /// Of its tenant. None: no processors share a core.
+    pub cookie: Option<Arc<Cookie>>,
+    /// Its standard error.
+    pub stderr: File,
+}
+
 /// A running monitor.
 #[derive(Clone)]
 pub struct Monitor {
@@ -43,7 +61,7 @@ pub struct Monitor {
     pub pid: u32,
     /// Cancelled once it is gone.
     pub gone: CancellationToken,
-    pidfd: std::sync::Arc<AsyncFd<OwnedFd>>,
+    pidfd: Arc<AsyncFd<OwnedFd>>,
 }
 
 impl Monitor {
@@ -52,6 +70,7 @@ impl Monitor {
         program: &Path,
         config: &api::Config,
         inheritance: Inheritance,
+        walls: Walls,
     ) -> io::Result<Self> {
         let memfd = rustix::fs::memfd_create("vmm-config", MemfdFlags::CLOEXEC)?;
         let mut file = File::from(memfd);
@@ -71,17 +90,24 @@ impl Monitor {
             .env_clear()
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::inherit())
+            .stderr(walls.stderr)
             .current_dir("/");
+        let (group, cookie) = (walls.cgroup_procs, walls.cookie);
+        let keeper = cookie.as_ref().map(|cookie| cookie.thread());
         // SAFETY: between fork and exec the closure makes system calls only, on memory made before the fork.
         unsafe {
-            command.pre_exec(move || detach(&moves));
+            command.pre_exec(move || {
+                confine(&group, keeper)?;
+                detach(&moves)
+            });
         }
         let mut child = command.spawn()?;
+        // Until here there is somebody to take the cookie from.
+        drop(cookie);
         let pid = child
             .id()
             .ok_or_else(|| io::Error::other("the monitor ended at once"))?;
-        let monitor = Self::watch(pid)?;
+        let monitor = Self::watch(open(pid)?, pid)?;
         tokio::spawn(async move {
             match child.wait().await {
                 Ok(status) if status.success() => {}
@@ -92,40 +118,38 @@ impl Monitor {
         Ok(monitor)
     }
 
-    /// Takes up a monitor that another process has started, if it answers on its socket.
-    pub async fn adopt(socket: &Path) -> io::Result<Self> {
-        let described = tokio::time::timeout(ANSWER_PATIENCE, async {
-            let mut stream = BufReader::new(UnixStream::connect(socket).await?);
-            let mut line = serde_json::to_vec(&api::Command::Describe)?;
-            line.push(b'\n');
-            stream.write_all(&line).await?;
-            let mut answer = String::new();
-            stream.read_line(&mut answer).await?;
-            match serde_json::from_str(&answer)? {
-                api::Answer::Description(description) => {
-                    // The connection is still open, so this is its process and not a later one of the same number.
-                    Self::watch(description.pid)
-                }
-                other => Err(io::Error::other(format!("{other:?}"))),
-            }
-        });
-        described
-            .await
-            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    /// Takes up the monitor that another process has started in this group. Nobody but the kernel is asked.
+    pub fn adopt(group: &Path) -> io::Result<Self> {
+        let found = cgroup::process(group)?;
+        let pid = found.ok_or_else(|| io::Error::other("its monitor has ended"))?;
+        let pidfd = open(pid)?;
+        // The number may have gone to another process before it was opened: the group tells whose it is now, and that this one still
+        // lives then, that it is the one that is open.
+        if cgroup::process(group)? != Some(pid) {
+            return Err(io::Error::other("its monitor has ended just now"));
+        }
+        let monitor = Self::watch(pidfd, pid)?;
+        monitor.check_alive()?;
+        Ok(monitor)
     }
 
-    fn watch(pid: u32) -> io::Result<Self> {
-        let number = i32::try_from(pid)
-            .ok()
-            .and_then(Pid::from_raw)
-            .ok_or_else(|| io::Error::other("no process id"))?;
-        let pidfd = pidfd_open(number, PidfdFlags::empty())?;
+    /// An error once it has ended.
+    pub fn check_alive(&self) -> io::Result<()> {
+        let mut poll = [PollFd::new(self.pidfd.get_ref(), PollFlags::IN)];
+        let ended = rustix::event::poll(&mut poll, Some(&Timespec::default()))? != 0;
+        if ended {
+            return Err(io::Error::other("its monitor has ended just now"));
+        }
+        Ok(())
+    }
+
+    fn watch(pidfd: OwnedFd, pid: u32) -> io::Result<Self> {
         // SAFETY: the descriptor is owned by what it is registered with, which never hands it out for closing.
         let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE)? };
         let monitor = Self {
             pid,
             gone: CancellationToken::new(),
-            pidfd: std::sync::Arc::new(pidfd),
+            pidfd: Arc::new(pidfd),
         };
         let watched = monitor.clone();
         tokio::spawn(async move {
@@ -143,6 +167,22 @@ impl Monitor {
             Err(error) => tracing::warn!(pid = self.pid, %error, "killing the monitor"),
         }
     }
+}
+
+fn open(pid: u32) -> io::Result<OwnedFd> {
+    let number = i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or_else(|| io::Error::other("no process id"))?;
+    Ok(pidfd_open(number, PidfdFlags::empty())?)
+}
+
+/// Runs in the child, first of all: from here on it is the pod's, and the one to end when memory does.
+fn confine(group: &File, keeper: Option<libc::pid_t>) -> io::Result<()> {
+    write(group, b"0")?;
+    let score = rustix::fs::open(c"/proc/self/oom_score_adj", OFlags::WRONLY, Mode::empty())?;
+    write(score, OOM_SCORE)?;
+    keeper.map_or(Ok(()), cores::take)
 }
 
 /// Runs in the child: a session of its own, and each descriptor at its number.

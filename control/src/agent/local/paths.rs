@@ -61,6 +61,11 @@ impl Paths {
         self.pod(id).join("vsock.sock")
     }
 
+    /// What the monitor says.
+    pub fn stderr(&self, id: &ContainerId) -> PathBuf {
+        self.pod(id).join("stderr")
+    }
+
     /// The monitor's own cgroup.
     pub fn pod_cgroup(&self, id: &ContainerId) -> PathBuf {
         self.cgroup.join(id.as_str())

@@ -2,7 +2,7 @@
 //!
 //! Directories under [`Paths::pods`] are what a new control process finds running pods by.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixListener;
@@ -10,15 +10,15 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::cgroup::{self, Limits};
 use super::paths::Paths;
+use super::words::Words;
 use crate::state::{ContainerId, PortBinding};
 
 /// First user id of monitors; above what distributions and images use.
 const FIRST_UID: u32 = 100_000;
 /// Monitors with ids of their own at the same time: as many as there are pod addresses.
 const UIDS: u32 = 65_536;
-/// cgroup's CPU period, microseconds.
-const CPU_PERIOD_US: u64 = 100_000;
 const RECORD: &str = "pod.json";
 
 /// What a later control process needs to know of a pod and can't ask anybody.
@@ -26,8 +26,6 @@ const RECORD: &str = "pod.json";
 pub struct PodRecord {
     /// The monitor's user and group id.
     pub uid: u32,
-    /// The monitor.
-    pub pid: u32,
     /// Of this run.
     pub ports: Vec<PortBinding>,
 }
@@ -40,12 +38,17 @@ pub struct PodFiles {
     pub vsock: UnixListener,
     /// Empty directory.
     pub root: File,
-    /// None: the node has no cgroup for pods.
-    pub cgroup_procs: Option<File>,
+    /// To join the pod's cgroup by.
+    pub cgroup_procs: File,
+    /// The monitor's.
+    pub stderr: File,
+    /// The other end of it.
+    pub words: Words,
 }
 
-/// Makes a pod's directory, sockets and cgroup. What an earlier run left is removed.
-pub fn make(paths: &Paths, id: &ContainerId, cpu_quota_us: Option<u64>) -> io::Result<PodFiles> {
+/// Makes a pod's directory, sockets and cgroup. What an earlier run left is removed. The directory is root's alone: no monitor can put
+/// another socket or pipe in the place of one of these.
+pub fn make(paths: &Paths, id: &ContainerId, limits: &Limits) -> io::Result<PodFiles> {
     remove(paths, id);
     private_dir(&paths.pods)?;
     private_dir(&paths.pod(id))?;
@@ -53,41 +56,19 @@ pub fn make(paths: &Paths, id: &ContainerId, cpu_quota_us: Option<u64>) -> io::R
         .recursive(true)
         .mode(0o555)
         .create(&paths.empty)?;
+    let (words, stderr) = Words::make(&paths.stderr(id))?;
     Ok(PodFiles {
         api: UnixListener::bind(paths.api_socket(id))?,
         vsock: UnixListener::bind(paths.vsock_socket(id))?,
         root: File::open(&paths.empty)?,
-        cgroup_procs: match cgroup(paths, id, cpu_quota_us) {
-            Ok(procs) => Some(procs),
-            Err(error) => {
-                tracing::warn!(pod = id.short(), %error, "no cgroup for the pod; it runs in control's");
-                None
-            }
-        },
+        cgroup_procs: cgroup::make(&paths.pod_cgroup(id), limits)?,
+        stderr,
+        words,
     })
 }
 
 fn private_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
-fn cgroup(paths: &Paths, id: &ContainerId, cpu_quota_us: Option<u64>) -> io::Result<File> {
-    fs::create_dir_all(&paths.cgroup)?;
-    // Whether the controllers are handed down is the machine's matter, and no reason not to start.
-    if let Err(error) = fs::write(
-        paths.cgroup.join("cgroup.subtree_control"),
-        "+cpu +memory +pids",
-    ) {
-        tracing::debug!(%error, "pods have no controllers of their own");
-    }
-    let dir = paths.pod_cgroup(id);
-    fs::create_dir_all(&dir)?;
-    if let Some(quota) = cpu_quota_us {
-        fs::write(dir.join("cpu.max"), format!("{quota} {CPU_PERIOD_US}"))?;
-    }
-    OpenOptions::new()
-        .write(true)
-        .open(dir.join("cgroup.procs"))
 }
 
 /// Writes what [`read`] gives back.
@@ -112,11 +93,7 @@ pub fn remove(paths: &Paths, id: &ContainerId) {
         _ => {}
     };
     tolerate("directory", fs::remove_dir_all(paths.pod(id)));
-    let cgroup = paths.pod_cgroup(id);
-    if cgroup.exists() {
-        tolerate("processes", fs::write(cgroup.join("cgroup.kill"), "1"));
-        tolerate("cgroup", fs::remove_dir(&cgroup));
-    }
+    tolerate("cgroup", cgroup::remove(&paths.pod_cgroup(id)));
 }
 
 /// Ids of the pods that have a directory.
@@ -138,4 +115,27 @@ pub fn list(paths: &Paths) -> io::Result<Vec<ContainerId>> {
 pub fn free_uid(mut taken: Vec<u32>) -> Option<u32> {
     taken.sort_unstable();
     (FIRST_UID..FIRST_UID + UIDS).find(|uid| taken.binary_search(uid).is_err())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::local::tests::paths;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[tokio::test]
+    async fn nobody_but_root_can_put_something_else_where_a_pods_sockets_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let (paths, id) = (paths(dir.path()), ContainerId::from_random([1; 32]));
+        let limits = Limits {
+            memory_bytes: 1,
+            threads: 1,
+            cpu_quota_us: None,
+        };
+        let _files = make(&paths, &id, &limits).unwrap();
+        for private in [&paths.pods, &paths.pod(&id)] {
+            let mode = fs::metadata(private).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o700, "{}", private.display());
+        }
+    }
 }

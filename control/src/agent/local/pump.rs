@@ -60,8 +60,11 @@ pub async fn follow(
         log_failed: false,
         oom_kills,
     };
-    let exit = pump.run(conversation).await;
+    let mut exit = pump.run(conversation).await;
     drop(pump);
+    if exit == LOST {
+        exit.oom_killed = local.ran_out_of_memory(&entry.id);
+    }
     run.exited.cancel();
     // An exit that was answered has its output beside it, also after a power cut.
     let log = entry.log.clone();
@@ -118,13 +121,12 @@ async fn shut_down(run: &Run) {
     run.monitor.gone.cancelled().await;
 }
 
-/// What lies behind the `known` bytes, and its offset. None: all of it is here already, should a guest repeat itself, or there can't be so
-/// many bytes.
+/// What lies behind the `known` bytes, and its offset. Counted here: a guest that leaps ahead has nobody follow. None: all of it is here
+/// already, should a guest repeat itself, or there can't be so many bytes.
 pub fn unknown(known: u64, offset: u64, data: Bytes) -> Option<(u64, Bytes)> {
-    let end = offset.checked_add(data.len() as u64)?;
-    let first = known.max(offset);
-    // At most the data's length.
-    (first < end).then(|| (first, data.slice((first - offset) as usize..)))
+    let repeated = usize::try_from(known.saturating_sub(offset)).ok()?;
+    known.checked_add(data.len() as u64)?;
+    (repeated < data.len()).then(|| (known, data.slice(repeated..)))
 }
 
 struct Pump<'a> {

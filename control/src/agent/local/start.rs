@@ -10,9 +10,10 @@ use hearth_image::ImageId;
 use hearth_vmm_api as api;
 use tokio::sync::oneshot;
 
+use super::cgroup::Limits;
 use super::entry::Run;
 use super::guest::{Conversation, Guest, GuestError};
-use super::monitor::{Inheritance, Monitor};
+use super::monitor::{Inheritance, Monitor, Walls};
 use super::{
     Claim, Local, blocking, failed, io_failed, layer, node, now_ns, plan, pod, pump, random, size,
     start_error, unpublished,
@@ -109,7 +110,7 @@ async fn boot(
         random()?,
     )));
     let monitor_at = monotonic();
-    let (monitor, uid) = {
+    let monitor = {
         let (local, container) = (Arc::clone(local), container.clone());
         // Opening files, making a cgroup, forking: short, but not for a thread that serves others.
         let runtime = tokio::runtime::Handle::current();
@@ -138,7 +139,7 @@ async fn boot(
         .unwrap_or_default();
     let started = tokio::select! {
         started = tokio::time::timeout(BOOT_PATIENCE, first_reply(&guest, &request)) => started,
-        () = monitor.gone.cancelled() => Ok(Err(io::Error::other("the monitor has ended; its reason is in the node's log").into())),
+        () = monitor.gone.cancelled() => Ok(Err(io::Error::other(local.why_ended(id)).into())),
     };
     let error = match started {
         Ok(Ok((conversation, guest_init))) => {
@@ -148,7 +149,7 @@ async fn boot(
                 guest_init,
                 commit: Duration::ZERO,
             };
-            let run = Run::new(container.clone(), guest, monitor, uid, published);
+            let run = Run::new(container.clone(), guest, monitor, published);
             return Ok((Arc::new(run), conversation, times));
         }
         Ok(Err(error)) => start_error(error),
@@ -188,24 +189,30 @@ fn spawn(
     image: &ImageId,
     link: Option<PodLink>,
     ports: &[PortBinding],
-) -> Result<(Monitor, u32), AgentError> {
+) -> Result<Monitor, AgentError> {
     let id = &container.id;
     let io = |doing: &'static str| move |error| io_failed(doing, error);
     let size = size::size(&container.spec, node::memory_bytes(), node::cpus())?;
     let root = File::open(local.images.root_file(image)).map_err(io("opening the image"))?;
     let dir = local.paths.container(id);
-    let writable = layer::layer(&local.template, &dir)
+    let writable = layer::layer(&local.template, &dir, local.layer_bytes(&container.spec))
         .and_then(|path| OpenOptions::new().read(true).write(true).open(path))
         .map_err(io("opening the container's writable layer"))?;
     let kernel = File::open(&local.paths.kernel).map_err(io("opening the guest's kernel"))?;
     let initramfs =
         File::open(&local.paths.initramfs).map_err(io("opening the guest's initramfs"))?;
-    let files = pod::make(
-        &local.paths,
-        id,
+    let layer_bytes = writable.metadata().map_or(0, |file| file.len());
+    let limits = Limits::new(
+        size,
         plan::cpu_quota_us(container.spec.nano_cpus),
-    )
-    .map_err(io("making the pod's directory"))?;
+        if local.in_ram() { layer_bytes } else { 0 },
+    );
+    let files = pod::make(&local.paths, id, &limits)
+        .map_err(io("making the pod's directory and control group"))?;
+    let cookie = local
+        .cores
+        .cookie(&container.tenant)
+        .map_err(io("keeping the tenant's pods on cores of their own"))?;
     let uid = {
         let mut runs = local.runs();
         let taken = runs.values().map(|claim| claim.uid).collect();
@@ -217,10 +224,17 @@ fn spawn(
             Claim {
                 uid,
                 ports: Vec::new(),
+                _cookie: cookie.clone(),
+                out_of_memory: false,
             },
         );
         uid
     };
+    let record = pod::PodRecord {
+        uid,
+        ports: ports.to_vec(),
+    };
+    pod::record(&local.paths, id, &record).map_err(io("recording the pod"))?;
     let mut inheritance = Inheritance::default();
     let config = api::Config {
         name: id.to_string(),
@@ -257,19 +271,19 @@ fn spawn(
             uid,
             gid: uid,
             root: inheritance.add(files.root),
-            cgroup_procs: files.cgroup_procs.map(|procs| inheritance.add(procs)),
         },
     };
-    let monitor = Monitor::spawn(&local.paths.vmm, &config, inheritance)
-        .map_err(io("starting the monitor"))?;
-    let record = pod::PodRecord {
-        uid,
-        pid: monitor.pid,
-        ports: ports.to_vec(),
+    let walls = Walls {
+        cgroup_procs: files.cgroup_procs,
+        cookie,
+        stderr: files.stderr,
     };
-    if let Err(error) = pod::record(&local.paths, id, &record) {
-        monitor.kill();
-        return Err(io_failed("recording the pod", error));
-    }
-    Ok((monitor, uid))
+    let monitor = Monitor::spawn(&local.paths.vmm, &config, inheritance, walls)
+        .map_err(io("starting the monitor"))?;
+    tokio::spawn(
+        files
+            .words
+            .pass_on(id.short().to_owned(), monitor.gone.clone()),
+    );
+    Ok(monitor)
 }

@@ -126,6 +126,30 @@ pub async fn info(call: &Call) -> Answer {
             parenthesis(&node.storage_note)
         ));
     }
+    let mut security = vec!["name=microvm".to_owned(), "name=cgroupns".to_owned()];
+    if node.siblings {
+        security.push("name=core-scheduling".to_owned());
+    }
+    for weakness in &node.weaknesses {
+        if weakness.is_open() {
+            // The kernel can't know who is kept off whose hyper-threads.
+            let answer = if node.siblings && weakness.state.contains("SMT vulnerable") {
+                " (of hyper-threads: tenants don't share a core)"
+            } else {
+                ""
+            };
+            warnings.push(format!(
+                "WARNING: processor: {}: {}{answer}",
+                weakness.name, weakness.state
+            ));
+        }
+        // Of a security option's values, clients print those called profile; commas are between values.
+        security.push(format!(
+            "name=processor-{},profile={}",
+            weakness.name,
+            weakness.state.replace(',', ";")
+        ));
+    }
     let runtimes = [(RUNTIME.to_owned(), Runtime::default())];
     let shown = SystemInfo {
         id: Some(node.name.clone()),
@@ -180,7 +204,7 @@ pub async fn info(call: &Call) -> Answer {
         default_runtime: Some(RUNTIME.to_owned()),
         live_restore_enabled: Some(true),
         init_binary: Some(String::new()),
-        security_options: Some(vec!["name=microvm".to_owned(), "name=cgroupns".to_owned()]),
+        security_options: Some(security),
         warnings: Some(warnings),
         ..SystemInfo::default()
     };

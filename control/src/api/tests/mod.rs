@@ -43,6 +43,22 @@ fn clients_negotiate_by_the_headers_of_ping() {
 }
 
 #[test]
+fn what_a_processor_is_known_for_is_told_and_what_stays_open_is_a_warning() {
+    run(async {
+        let server = server().await;
+        let (_, info) = server.client("owner").await.get("/info").await;
+        let warnings: Vec<_> = info["Warnings"].as_array().unwrap().iter().collect();
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        let open = warnings[1].as_str().unwrap();
+        assert!(open.contains("mds") && open.contains("tenants don't share a core"));
+        let options = info["SecurityOptions"].as_array().unwrap();
+        assert!(options.contains(&"name=core-scheduling".into()));
+        let mds = "name=processor-mds,profile=Mitigation: Clear CPU buffers; SMT vulnerable";
+        assert!(options.contains(&mds.into()), "{options:?}");
+    });
+}
+
+#[test]
 fn what_is_too_large_is_refused_with_the_status_that_says_so() {
     run(async {
         let server = server().await;

@@ -18,9 +18,9 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::super::*;
-use crate::agent::NodeInfo;
 use crate::agent::local::tests::{Notes, monitor, paths};
 use crate::agent::local::{LocalAgent, LocalConfig};
+use crate::agent::{NodeInfo, Weakness};
 use crate::controller::{Reporter, Waits};
 use crate::network::{Network, NetworkConfig};
 use crate::raft::Replica;
@@ -139,9 +139,21 @@ pub async fn controller(dir: &Path) -> Controller {
         node: NodeInfo {
             storage: "ram".to_owned(),
             storage_note: "no disk".to_owned(),
+            siblings: true,
+            weaknesses: [
+                ("mds", "Mitigation: Clear CPU buffers, SMT vulnerable"),
+                ("spectre_v1", "Mitigation: usercopy/swapgs barriers"),
+            ]
+            .map(|(name, state)| Weakness {
+                name: name.to_owned(),
+                state: state.to_owned(),
+            })
+            .into(),
             ..NodeInfo::default()
         },
         dns: vec![],
+        siblings: false,
+        layer_bytes: 0,
     };
     let agent = LocalAgent::new(config, images.clone(), network, Arc::new(reporter))
         .await

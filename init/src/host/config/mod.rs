@@ -12,6 +12,9 @@ pub use sources::{Found, read};
 /// Longest name of a node: a label of a domain name.
 const NAME_MAX: usize = 63;
 
+/// ext4's largest with blocks of 4 KiB and block numbers of 32 bits.
+const LAYER_GIB_MAX: u64 = 16 << 10;
+
 /// All of the file. A key that isn't known is an error, so that a mistyped one is not passed over.
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -24,7 +27,22 @@ pub struct Config {
     pub identity: Option<Identity>,
     /// `[registries]`
     pub registries: Registries,
+    /// `[storage]`
+    pub storage: Storage,
 }
+
+/// `[storage]`
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Storage {
+    /// GiB of a writable layer where a container asks for none; absent: the template's own.
+    pub layer_gib: Option<LayerGib>,
+}
+
+/// A size that the template of writable layers can be grown to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "u64")]
+pub struct LayerGib(pub u64);
 
 /// `[node]`
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
@@ -80,6 +98,20 @@ pub struct Cidr {
     pub address: IpAddr,
     /// Bits.
     pub prefix_len: u8,
+}
+
+impl TryFrom<u64> for LayerGib {
+    type Error = String;
+
+    fn try_from(gib: u64) -> Result<Self, String> {
+        let least = hearth_template::WRITABLE_BYTES >> 30;
+        if !(least..=LAYER_GIB_MAX).contains(&gib) {
+            return Err(format!(
+                "layers of {gib} GiB can't be made: {least} to {LAYER_GIB_MAX} are possible"
+            ));
+        }
+        Ok(Self(gib))
+    }
 }
 
 impl TryFrom<String> for NodeName {
@@ -194,6 +226,16 @@ mod tests {
                 .unwrap_err()
                 .contains("certificate")
         );
+    }
+
+    #[test]
+    fn layers_are_no_smaller_than_their_template() {
+        let config = parse("[storage]\nlayer_gib = 40\n").unwrap();
+        assert_eq!(config.storage.layer_gib, Some(LayerGib(40)));
+        for wrong in ["1", "-1", "100000", "\"40\""] {
+            let error = parse(&format!("[storage]\nlayer_gib = {wrong}\n")).unwrap_err();
+            assert!(error.starts_with("line 2: "), "{error}");
+        }
     }
 
     proptest! {

@@ -17,7 +17,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::mount::{MountFlags, mount};
 
-use super::late;
+use super::{groups, late};
+use crate::kmsg;
 use disks::{Content, Device};
 
 /// Where data is mounted.
@@ -166,6 +167,9 @@ fn take(device: &Device, remarks: &mut Vec<String>) -> Result<(), String> {
         MOUNT_OPTIONS,
     )
     .map_err(|errno| format!("mounting it: {errno}; the kernel's log says more"))?;
+    if let Err(error) = groups::share_disk(&device.path) {
+        kmsg::log(&format!("init: sharing the data disk by weight: {error}"));
+    }
     if file_system_bytes < device.size_bytes
         && let Err(error) = grow(Path::new(DATA))
     {

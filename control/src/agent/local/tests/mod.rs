@@ -12,6 +12,7 @@ use futures_util::StreamExt;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
+use super::monitor::Monitor;
 use super::*;
 use crate::network::{Change, Connections, Error as NetworkError, Kernel, NetworkConfig, Pod};
 use crate::state::{ContainerSpec, Exit, NodeId, Protocol, Status, address};
@@ -136,6 +137,8 @@ async fn node(dir: &Path) -> Node {
         paths,
         node: NodeInfo::default(),
         dns: vec![],
+        siblings: false,
+        layer_bytes: 0,
     };
     let agent = LocalAgent::new(config, images, started, Arc::new(Reports(to)))
         .await
@@ -189,6 +192,11 @@ fn exited(code: u8) -> Option<Report> {
         code,
         oom_killed: false,
     }))
+}
+
+fn monitor_of(dir: &Path, id: &ContainerId) -> u32 {
+    let group = paths(dir).pod_cgroup(id);
+    cgroup::process(&group).unwrap().unwrap()
 }
 
 async fn logged(agent: &LocalAgent, id: &ContainerId) -> String {
@@ -498,7 +506,7 @@ fn what_should_not_run_is_ended_and_what_does_not_run_is_cleared_away() {
     let pid = first.block_on(async {
         let node = node(dir.path()).await;
         node.agent.start(&container, &[]).await.unwrap();
-        let pid = pod::read(&paths(dir.path()), &container.id).unwrap().pid;
+        let pid = monitor_of(dir.path(), &container.id);
         let stale = ContainerId::from_random([8; 32]);
         std::fs::create_dir_all(paths(dir.path()).pod(&stale)).unwrap();
         std::fs::create_dir_all(paths(dir.path()).container(&stale)).unwrap();
@@ -529,4 +537,119 @@ fn what_should_not_run_is_ended_and_what_does_not_run_is_cleared_away() {
                 .contains(" Z ");
         assert!(gone);
     });
+}
+
+#[test]
+fn a_monitor_that_names_another_process_gets_nobody_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut innocent = std::process::Command::new("sleep")
+        .arg("1000")
+        .spawn()
+        .unwrap();
+    let container = container(&["impostor", &innocent.id().to_string()]);
+    let first = runtime();
+    let monitor = first.block_on(async {
+        let node = node(dir.path()).await;
+        node.agent.start(&container, &[]).await.unwrap();
+        monitor_of(dir.path(), &container.id)
+    });
+    first.shutdown_background();
+    let alive = runtime().block_on(async {
+        let node = node(dir.path()).await;
+        assert_eq!(node.agent.adopt(&[]).await, BTreeSet::new());
+        innocent.try_wait().unwrap().is_none()
+    });
+    innocent.kill().unwrap();
+    innocent.wait().unwrap();
+    assert!(
+        alive,
+        "a process was killed because a monitor claimed to be it"
+    );
+    let pid = rustix::process::Pid::from_raw(monitor as i32).unwrap();
+    let gone = rustix::process::test_kill_process(pid).is_err()
+        || std::fs::read_to_string(format!("/proc/{monitor}/stat"))
+            .unwrap()
+            .contains(" Z ");
+    assert!(gone, "the monitor itself lives");
+}
+
+#[test]
+fn a_number_that_has_gone_to_another_process_is_nobodys_monitor() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut innocent = std::process::Command::new("sleep")
+        .arg("1000")
+        .spawn()
+        .unwrap();
+    let pid = innocent.id();
+    runtime().block_on(async {
+        // As the kernel shows a group whose process has ended, whatever a record says.
+        std::fs::write(dir.path().join("cgroup.procs"), "").unwrap();
+        assert!(Monitor::adopt(dir.path()).is_err());
+        std::fs::write(dir.path().join("cgroup.procs"), pid.to_string()).unwrap();
+        assert_eq!(Monitor::adopt(dir.path()).unwrap().pid, pid);
+    });
+    innocent.kill().unwrap();
+    innocent.wait().unwrap();
+}
+
+#[test]
+fn a_pod_that_has_no_walls_is_not_started() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let node = node(dir.path()).await;
+        std::fs::write(paths(dir.path()).cgroup, "no directory").unwrap();
+        let container = container(&["wait"]);
+        let error = node.agent.start(&container, &[]).await.unwrap_err();
+        assert!(error.to_string().contains("control group"), "{error}");
+        assert!(!paths(dir.path()).pod(&container.id).exists());
+    });
+}
+
+#[test]
+fn a_monitor_that_the_kernel_ends_for_want_of_memory_is_a_container_that_ran_out_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let mut node = node(dir.path()).await;
+        let container = container(&["wait"]);
+        node.agent.start(&container, &[]).await.unwrap();
+        assert_eq!(node.reports.recv().await, Some(Report::Started));
+        let group = paths(dir.path()).pod_cgroup(&container.id);
+        std::fs::write(group.join("memory.events"), "oom 1\noom_kill 1\n").unwrap();
+        let pid = monitor_of(dir.path(), &container.id);
+        let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        let exit = Exit {
+            code: 137,
+            oom_killed: true,
+        };
+        assert_eq!(node.reports.recv().await, Some(Report::Exited(exit)));
+        node.agent.idle().await;
+    });
+}
+
+#[test]
+fn output_is_counted_here_whatever_a_guest_says_of_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let mut node = node(dir.path()).await;
+        let container = container(&["leap"]);
+        node.agent.start(&container, &[]).await.unwrap();
+        assert_eq!(node.reports.recv().await, Some(Report::Started));
+        assert_eq!(node.reports.recv().await, exited(0));
+        assert_eq!(logged(&node.agent, &container.id).await, "one two");
+        node.agent.idle().await;
+    });
+}
+
+#[test]
+fn a_guests_reason_is_kept_as_far_as_one_can_be() {
+    let error = GuestError::Refused(Refusal::NotFound {
+        program: "ä".repeat(1 << 20),
+        reason: String::new(),
+    });
+    let AgentError::Start { message, code } = start_error(error) else {
+        panic!("it is a failed start");
+    };
+    assert_eq!(code, 127);
+    assert!((START_MESSAGE_MAX - 1..=START_MESSAGE_MAX).contains(&message.len()));
 }

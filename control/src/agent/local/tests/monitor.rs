@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::os::fd::FromRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use hearth_guest_protocol as protocol;
@@ -17,13 +18,22 @@ pub fn script(dir: &Path) -> PathBuf {
     let path = dir.join("vmm");
     let program = std::env::current_exe().unwrap();
     let text = format!(
-        "#!/bin/sh\nexec {} --exact agent::local::tests::monitor::stand_in --ignored --nocapture\n",
+        "#!/bin/sh\nexport {CGROUP}={}/cgroup\nexec {} --exact agent::local::tests::monitor::stand_in --ignored --nocapture\n",
+        dir.display(),
         program.display()
     );
     std::fs::write(&path, text).unwrap();
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
     path
 }
+
+/// Where the pods' groups are: an ordinary directory, in which nobody but the monitor itself keeps the list of processes.
+const CGROUP: &str = "HEARTH_TEST_CGROUP";
+/// The process that it claims to be; 0: itself.
+static CLAIMED: AtomicU32 = AtomicU32::new(0);
+
+/// It says of each piece of output that it is the last that can be counted.
+static LEAPS: AtomicBool = AtomicBool::new(false);
 
 #[derive(Default)]
 struct Process {
@@ -79,7 +89,11 @@ impl Guest {
             }
             let reply = match (found, main.exit) {
                 (Some((stderr, data)), _) => {
-                    let offset = next;
+                    let offset = if LEAPS.load(Ordering::Relaxed) {
+                        u64::MAX - 2
+                    } else {
+                        next
+                    };
                     next += data.len() as u64;
                     Reply::Output(Output {
                         offset,
@@ -121,6 +135,13 @@ impl Guest {
                 self.exit(0);
             }
             "fail" => self.exit(args[1].parse().unwrap()),
+            "leap" => {
+                LEAPS.store(true, Ordering::Relaxed);
+                self.write(false, b"one ");
+                self.write(false, b"two");
+                self.exit(0);
+            }
+            "impostor" => CLAIMED.store(args[1].parse().unwrap(), Ordering::Relaxed),
             "cat" | "crash" => {}
             program => {
                 let reason = "executable file not found in $PATH".into();
@@ -221,6 +242,8 @@ fn stand_in() {
     // SAFETY: by the contract of a monitor's start, this descriptor is this process's own.
     let config = unsafe { std::fs::File::from_raw_fd(api::CONFIG_FD) };
     let config: api::Config = serde_json::from_reader(config).unwrap();
+    let group = PathBuf::from(std::env::var_os(CGROUP).unwrap()).join(&config.name);
+    std::fs::write(group.join("cgroup.procs"), std::process::id().to_string()).unwrap();
     // SAFETY: as above.
     let (commands, vsock) = unsafe {
         (
@@ -233,7 +256,10 @@ fn stand_in() {
             let mut stream = stream.unwrap();
             let description = api::Description {
                 name: config.name.clone(),
-                pid: std::process::id(),
+                pid: match CLAIMED.load(Ordering::Relaxed) {
+                    0 => std::process::id(),
+                    claimed => claimed,
+                },
                 paused: false,
                 ready: true,
                 exits_to_monitor: 0,

@@ -99,6 +99,23 @@ pub fn check_against_node(
             node.memory_bytes >> 20
         ));
     }
+    if let Some(bytes) = spec.storage_bytes {
+        let (least, most) = (node.layer_bytes_min, node.storage_total_bytes);
+        if bytes < least {
+            return refused(format!(
+                "storage size of {bytes} bytes is less than a writable layer can have: {} GiB is the least",
+                least >> 30
+            ));
+        }
+        if most > 0 && bytes > most {
+            return refused(format!(
+                "storage size of {} GiB was asked for, and the disk of node {} has {} GiB",
+                bytes >> 30,
+                node.name,
+                most >> 30
+            ));
+        }
+    }
     Ok(())
 }
 
@@ -282,6 +299,23 @@ mod tests {
 
     fn host(json: serde_json::Value) -> HostConfig {
         serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn a_layer_is_no_smaller_than_the_smallest_and_no_larger_than_the_disk() {
+        let node = NodeInfo {
+            layer_bytes_min: 10 << 30,
+            storage_total_bytes: 100 << 30,
+            ..NodeInfo::default()
+        };
+        for (gib, taken) in [(9, false), (10, true), (100, true), (101, false)] {
+            let spec = ContainerSpec {
+                storage_bytes: Some(gib << 30),
+                ..ContainerSpec::default()
+            };
+            let checked = check_against_node(&spec, &HostConfig::default(), &node);
+            assert_eq!(checked.is_ok(), taken, "{gib}");
+        }
     }
 
     #[test]
