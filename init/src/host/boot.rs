@@ -10,7 +10,7 @@ use super::console::Console;
 use super::facts::{DIRECTORY, Facts};
 use super::node::Node;
 use super::power::Signals;
-use super::{VERSION, mounts, power, processor};
+use super::{VERSION, mounts, network, power, processor};
 use crate::netlink::Netlink;
 use crate::{kmsg, stdio};
 
