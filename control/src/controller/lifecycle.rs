@@ -5,13 +5,10 @@ use std::time::{Duration, Instant};
 
 use super::{Controller, Error, WaitCondition, now_ns};
 use crate::agent::AgentError;
-use crate::state::{Command, Container, ContainerId, Event, EventKind, Outcome, Refusal};
+use crate::state::{Command, Container, ContainerId, Event, EventKind, Outcome, Refusal, Signal};
 
 /// Between the stop signal and SIGKILL where neither client nor container says: docker's own.
 const STOP_TIMEOUT_S: i64 = 10;
-const SIGHUP: i32 = 1;
-const SIGKILL: i32 = 9;
-const SIGTERM: i32 = 15;
 /// docker's code for a failure that is not the program's.
 const START_FAILED: u8 = 128;
 
@@ -91,7 +88,7 @@ impl Controller {
         &self,
         id: &ContainerId,
         timeout_s: Option<i64>,
-        signal: Option<i32>,
+        signal: Option<Signal>,
     ) -> Result<bool, Error> {
         let was_up = self.end(id, timeout_s, signal).await?;
         if was_up {
@@ -104,9 +101,9 @@ impl Controller {
         &self,
         id: &ContainerId,
         timeout_s: Option<i64>,
-        signal: Option<i32>,
+        signal: Option<Signal>,
     ) -> Result<bool, Error> {
-        let signal = signal.map_or_else(|| self.container(id).map(|c| stop_signal(&c)), Ok)?;
+        let signal = signal.map_or_else(|| self.container(id).map(|c| c.stop_signal()), Ok)?;
         self.forget_restart(id);
         self.signalled(id, signal, true).await?;
         // After the entry in the log that keeps the policy from starting it again: one exit is all there is to wait for.
@@ -143,7 +140,7 @@ impl Controller {
         const BETWEEN_TRIES: Duration = Duration::from_millis(500);
         tokio::pin!(ended);
         loop {
-            match self.inner.agent.signal(id, SIGKILL).await {
+            match self.inner.agent.signal(id, Signal::KILL).await {
                 Ok(()) => return ended.await.map(drop),
                 Err(AgentError::NotRunning(_)) => {}
                 Err(error) => tracing::warn!(container = id.short(), %error, "killing"),
@@ -156,17 +153,17 @@ impl Controller {
     }
 
     /// Send a signal.
-    pub async fn kill(&self, id: &ContainerId, signal: i32) -> Result<(), Error> {
+    pub async fn kill(&self, id: &ContainerId, signal: Signal) -> Result<(), Error> {
         let container = self.container(id)?;
         if !container.is_up() {
             return Err(Refusal::NotRunning(id.to_string()).into());
         }
-        let stop = signal == SIGKILL || signal == stop_signal(&container);
+        let stop = signal == Signal::KILL || signal == container.stop_signal();
         self.signalled(id, signal, stop).await?;
         Ok(self.inner.agent.signal(id, signal).await?)
     }
 
-    async fn signalled(&self, id: &ContainerId, signal: i32, stop: bool) -> Result<(), Error> {
+    async fn signalled(&self, id: &ContainerId, signal: Signal, stop: bool) -> Result<(), Error> {
         let command = Command::Signalled {
             id: id.clone(),
             at_ns: now_ns(),
@@ -181,7 +178,7 @@ impl Controller {
         &self,
         id: &ContainerId,
         timeout_s: Option<i64>,
-        signal: Option<i32>,
+        signal: Option<Signal>,
     ) -> Result<(), Error> {
         self.restarting().insert(id.clone());
         let restarted = async {
@@ -201,7 +198,7 @@ impl Controller {
         let container = self.container(id)?;
         if force && container.is_up() {
             let ended = self.wait(id, WaitCondition::NotRunning);
-            self.signalled(id, SIGKILL, true).await?;
+            self.signalled(id, Signal::KILL, true).await?;
             self.kill_until(id, ended).await?;
         }
         match self
@@ -246,7 +243,7 @@ impl Controller {
                 if let Err(error) = controller
                     .inner
                     .agent
-                    .signal(id, stop_signal(&container))
+                    .signal(id, container.stop_signal())
                     .await
                 {
                     tracing::debug!(container = id.short(), %error, "stop signal");
@@ -295,30 +292,5 @@ impl Controller {
         if let Err(error) = self.propose(Command::Note(event)).await {
             tracing::warn!(%error, action, "event");
         }
-    }
-}
-
-/// What asks the main process to end.
-fn stop_signal(container: &Container) -> i32 {
-    let text = container.spec.stop_signal.trim();
-    if let Ok(number) = text.parse() {
-        return number;
-    }
-    match text.trim_start_matches("SIG").to_ascii_uppercase().as_str() {
-        "HUP" => SIGHUP,
-        "INT" => 2,
-        "QUIT" => 3,
-        "ABRT" => 6,
-        "KILL" => SIGKILL,
-        "USR1" => 10,
-        "USR2" => 12,
-        "ALRM" => 14,
-        "CONT" => 18,
-        "WINCH" => 28,
-        "PWR" => 30,
-        text => text
-            .strip_prefix("RTMIN+")
-            .and_then(|above| above.parse::<i32>().ok())
-            .map_or(SIGTERM, |above| 34 + above),
     }
 }

@@ -13,7 +13,7 @@ use crate::agent::{
     Attached, ExecId, ExecSpec, ExecStatus, ExitSink, LogOptions, LogStream, NodeInfo, ProcessInfo,
     StartTimes,
 };
-use crate::state::{Phase, PortBinding, RestartPolicy};
+use crate::state::{Phase, PortBinding, RestartPolicy, Signal};
 
 /// Containers that run until a signal, or end at once with the code that their command is.
 struct Puppets {
@@ -80,12 +80,12 @@ impl Agent for Puppets {
             commit: Duration::ZERO,
         })
     }
-    async fn signal(&self, id: &ContainerId, signal: i32) -> Result<(), AgentError> {
+    async fn signal(&self, id: &ContainerId, signal: Signal) -> Result<(), AgentError> {
         if !self.running.lock().unwrap().contains_key(id) {
             return Err(AgentError::NotRunning(id.clone()));
         }
-        if signal != self.deaf_to {
-            self.exit(id, 128 + signal as u8).await;
+        if signal.number() != self.deaf_to {
+            self.exit(id, 128 + signal.number() as u8).await;
         }
         Ok(())
     }
@@ -264,6 +264,28 @@ async fn stop_signals_and_then_kills_and_returns_when_the_exit_is_committed() {
         node.next_events(5).await,
         ["create", "start", "kill", "die", "stop"]
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stop_sends_the_signal_of_the_container_however_that_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(dir.path()).await;
+    for (written, number) in [
+        ("sigquit", 3),
+        ("SIGRTMIN", 34),
+        ("RTMAX-2", 62),
+        ("SIGTSTP", 20),
+        ("", 15),
+        ("no signal at all", 15),
+    ] {
+        let id = node
+            .create("run", |spec| spec.stop_signal = written.into())
+            .await;
+        node.controller.start(&id).await.unwrap();
+        node.controller.stop(&id, None, None).await.unwrap();
+        let status = node.controller.find(&owner(), id.as_str()).unwrap().status;
+        assert_eq!(status.exit.code, 128 + number, "{written:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

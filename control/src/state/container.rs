@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ContainerId, ContainerName, NodeId, Tenant};
+use super::{ContainerId, ContainerName, NodeId, Signal, Tenant};
 
 /// One container.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -67,7 +67,7 @@ pub struct ContainerSpec {
     pub ports: Vec<PortBinding>,
     /// Publish every exposed port (`-P`).
     pub publish_all: bool,
-    /// Signal that `stop` sends first (`SIGTERM`, `15`); empty: SIGTERM.
+    /// Signal that `stop` sends first (`SIGTERM`, `15`), as asked for; empty: SIGTERM.
     pub stop_signal: String,
     /// Seconds that `stop` waits before it kills; None: the API's default.
     pub stop_timeout_s: Option<i64>,
@@ -281,5 +281,10 @@ impl Container {
     /// A start has been committed and no exit since.
     pub fn is_up(&self) -> bool {
         matches!(self.status.phase, Phase::Starting | Phase::Running)
+    }
+
+    /// What asks its main process to end. An image's STOPSIGNAL is nobody's to correct here: one that is no signal is SIGTERM.
+    pub fn stop_signal(&self) -> Signal {
+        self.spec.stop_signal.parse().unwrap_or(Signal::TERM)
     }
 }

@@ -12,6 +12,7 @@ mod event;
 mod image;
 mod names;
 mod ports;
+mod signal;
 
 pub use apply::Applied;
 pub use command::{Command, Outcome, Refusal};
@@ -22,6 +23,7 @@ pub use container::{
 pub use event::{Event, EventKind};
 pub use image::{ImageRecord, TagRecord};
 pub use names::{ContainerId, ContainerName, NameError, NodeId, Tenant};
+pub use signal::{InvalidSignal, Signal};
 
 use std::collections::BTreeMap;
 

@@ -2,8 +2,8 @@
 
 use super::Result;
 use crate::state::{
-    Container, ContainerId, ContainerName, Event, EventKind, Exit, Outcome, Phase, Refusal, State,
-    address, ports,
+    Container, ContainerId, ContainerName, Event, EventKind, Exit, Outcome, Phase, Refusal, Signal,
+    State, address, ports,
 };
 
 /// Nanoseconds in a second.
@@ -164,7 +164,7 @@ impl State {
         &mut self,
         id: &ContainerId,
         at_ns: u64,
-        signal: i32,
+        signal: Signal,
         stop: bool,
         events: &mut Vec<Event>,
     ) -> Result {
