@@ -18,7 +18,7 @@ pub use apply::Applied;
 pub use command::{Command, Outcome, Refusal};
 pub use container::{
     Container, ContainerSpec, DEFAULT_MASKED_PATHS, DEFAULT_READONLY_PATHS, DEFAULT_SHM_BYTES,
-    Exit, Phase, PortBinding, Protocol, RestartPolicy, Status, Ulimit,
+    Exit, GOOD_RUN_NS, Phase, PortBinding, Protocol, RestartPolicy, Status, Ulimit,
 };
 pub use event::{Event, EventKind};
 pub use image::{ImageRecord, TagRecord};

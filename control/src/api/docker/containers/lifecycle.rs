@@ -75,7 +75,7 @@ pub async fn restart(call: &Call, name: &str) -> Answer {
     answer::no_content()
 }
 
-/// `POST …/kill`.
+/// `POST …/kill`. After SIGKILL the client finds it ended, as with docker.
 pub async fn kill(call: &Call, name: &str) -> Answer {
     let signal = signal(call)?.unwrap_or(Signal::KILL);
     let container = call.container(name)?;
@@ -85,9 +85,6 @@ pub async fn kill(call: &Call, name: &str) -> Answer {
             container.id
         ))
     };
-    if !container.is_up() {
-        return Err(not_running());
-    }
     match call.controller().kill(&container.id, signal).await {
         Ok(()) => answer::no_content(),
         Err(Error::Agent(AgentError::NotRunning(_)) | Error::Refused(Refusal::NotRunning(_))) => {
@@ -135,19 +132,22 @@ pub async fn remove(call: &Call, name: &str) -> Answer {
         ));
     }
     let container = call.container(name)?;
-    let running = || {
+    let up = |state| {
         ApiError::conflict(format!(
-            "cannot remove container \"/{}\": container is running: stop the container before removing or force remove",
+            "cannot remove container \"/{}\": container is {state}: stop the container before removing or force remove",
             container.name
         ))
     };
     let force = call.query.flag("force");
-    if container.is_up() && !force {
-        return Err(running());
+    if !force && container.is_up() {
+        return Err(up("running"));
+    }
+    if !force && container.awaits_restart() {
+        return Err(up("restarting"));
     }
     match call.controller().remove(&container.id, force).await {
         Ok(()) => answer::no_content(),
-        Err(Error::Refused(Refusal::Running(_))) => Err(running()),
+        Err(Error::Refused(Refusal::Running(_))) => Err(up("running")),
         Err(error) => Err(error.into()),
     }
 }
