@@ -3,6 +3,7 @@
 mod adopt;
 mod entry;
 mod exec;
+mod follow;
 mod guest;
 mod layer;
 mod log;

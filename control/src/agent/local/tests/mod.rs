@@ -328,6 +328,21 @@ fn a_signal_during_the_boot_reaches_the_process_once_it_runs() {
 }
 
 #[test]
+fn a_line_that_drops_again_and_again_costs_neither_output_nor_the_container() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let mut node = node(dir.path()).await;
+        let container = container(&["drop-line", "8"]);
+        node.agent.start(&container, &[]).await.unwrap();
+        assert_eq!(node.reports.recv().await, Some(Report::Started));
+        assert_eq!(node.reports.recv().await, exited(3));
+        let expected: String = (0..8).map(|n| format!("line {n}\n")).collect();
+        assert_eq!(logged(&node.agent, &container.id).await, expected);
+        node.agent.idle().await;
+    });
+}
+
+#[test]
 fn stdin_sent_before_the_start_arrives_and_its_end_ends_the_process() {
     let dir = tempfile::tempdir().unwrap();
     runtime().block_on(async {

@@ -29,6 +29,8 @@ pub fn script(dir: &Path) -> PathBuf {
 struct Process {
     written: Vec<(bool, Vec<u8>)>,
     oom_kills: u64,
+    /// The line drops after each piece of output.
+    drops: bool,
     exit: Option<u8>,
 }
 
@@ -100,7 +102,7 @@ impl Guest {
             };
             drop(main);
             protocol::write(stream, &reply)?;
-            if let Reply::Exited(_) = reply {
+            if matches!(reply, Reply::Exited(_)) || self.main.lock().unwrap().drops {
                 return Ok(());
             }
         }
@@ -113,6 +115,11 @@ impl Guest {
                 (0..number())
                     .for_each(|n| self.write(n % 3 == 2, format!("line {n}\n").as_bytes()));
                 self.exit(0);
+            }
+            "drop-line" => {
+                self.main.lock().unwrap().drops = true;
+                (0..number()).for_each(|n| self.write(false, format!("line {n}\n").as_bytes()));
+                self.exit(3);
             }
             "flood" => (0..number()).for_each(|_| self.write(false, &[b'x'; 8192])),
             "wait" => self.write(false, b"ready\n"),
