@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::Deserialize;
 
-use crate::state::{Container, ContainerId, PortBinding};
+use crate::state::{Container, ContainerId, PortBinding, Signal};
 
 /// Names an exec: 64 hexadecimal digits.
 pub type ExecId = String;
@@ -127,9 +127,9 @@ pub trait Agent: Send + Sync {
         container: &Container,
         ports: &[PortBinding],
     ) -> Result<StartTimes, AgentError>;
-    /// Send a Linux signal to the main process. SIGKILL ends the VM even where the guest doesn't answer. Of a
+    /// Send a signal to the main process. SIGKILL ends the VM even where the guest doesn't answer. Of a
     /// container that is being started: waits until the process runs, and is an error where it doesn't come to that.
-    async fn signal(&self, id: &ContainerId, signal: i32) -> Result<(), AgentError>;
+    async fn signal(&self, id: &ContainerId, signal: Signal) -> Result<(), AgentError>;
     /// Set the size of the main process's terminal.
     async fn resize(&self, id: &ContainerId, rows: u16, columns: u16) -> Result<(), AgentError>;
     /// What a container has in its writable layer, bytes on the node's disk. What its guest hasn't written back yet isn't counted.

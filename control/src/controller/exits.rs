@@ -10,14 +10,12 @@ use tokio_util::sync::CancellationToken;
 use super::{Controller, Error, now_ns};
 use crate::agent::ExitSink;
 use crate::raft::Replica;
-use crate::state::{Command, Container, ContainerId, Exit, Phase, RestartPolicy};
+use crate::state::{Command, Container, ContainerId, Exit, Refusal};
 
 /// Before the first restart; doubled for each further one. docker's own.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 /// At most. docker's own.
 const BACKOFF_MOST: Duration = Duration::from_secs(60);
-/// A run of this length is no failure: the next restart waits as little as the first. docker's own.
-const GOOD_RUN_NS: u64 = 10_000_000_000;
 
 /// Exits to be dealt with.
 pub struct Exits(mpsc::UnboundedReceiver<ContainerId>);
@@ -90,17 +88,21 @@ impl Controller {
         let Ok(container) = self.container(id) else {
             return;
         };
-        if container.is_up() || self.restarting().contains(id) {
+        if container.is_up() || self.restarting().contains_key(id) {
             return;
         }
         if container.spec.auto_remove {
             let controller = self.clone();
-            tokio::spawn(async move {
-                if let Err(error) = controller.remove(&container.id, false).await {
-                    tracing::warn!(container = container.id.short(), %error, "removing after its exit");
+            self.inner.tasks.spawn(async move {
+                match controller.remove(&container.id, false).await {
+                    // By somebody else, or started again: both were faster.
+                    Ok(()) | Err(Error::Refused(Refusal::NoSuchContainer(_) | Refusal::Running(_))) => {}
+                    Err(error) => {
+                        tracing::warn!(container = container.id.short(), %error, "removing after its exit");
+                    }
                 }
             });
-        } else if wants_restart(&container) {
+        } else if container.awaits_restart() {
             self.restart_later(&container);
         }
     }
@@ -113,7 +115,7 @@ impl Controller {
         }
         let delay = backoff(container);
         let controller = self.clone();
-        tokio::spawn(async move {
+        self.inner.tasks.spawn(async move {
             tokio::select! {
                 () = cancel.cancelled() => return,
                 () = tokio::time::sleep(delay) => {}
@@ -133,6 +135,13 @@ impl Controller {
         });
     }
 
+    /// Nothing is started any more by a policy.
+    pub(super) fn forget_restarts(&self) {
+        for (_, restart) in self.restarts().drain() {
+            restart.cancel();
+        }
+    }
+
     /// Somebody wants something else of it now.
     pub(super) fn forget_restart(&self, id: &ContainerId) {
         if let Some(restart) = self.restarts().remove(id) {
@@ -141,34 +150,9 @@ impl Controller {
     }
 }
 
-/// Whether the policy asks for another run after the one that has ended.
-pub(crate) fn wants_restart(container: &Container) -> bool {
-    let status = &container.status;
-    if status.phase != Phase::Exited || status.stopped_by_user {
-        return false;
-    }
-    // One that a user could not even start is the user's to correct; docker does so as well.
-    if !status.error.is_empty() && status.restarts == 0 {
-        return false;
-    }
-    match container.spec.restart {
-        RestartPolicy::No => false,
-        RestartPolicy::Always | RestartPolicy::UnlessStopped => true,
-        RestartPolicy::OnFailure { maximum_retries } => {
-            status.exit.code != 0 && (maximum_retries == 0 || status.restarts < maximum_retries)
-        }
-    }
-}
-
 fn backoff(container: &Container) -> Duration {
-    let status = &container.status;
-    if status.finished_ns.saturating_sub(status.started_ns) >= GOOD_RUN_NS {
-        return BACKOFF_FIRST;
-    }
-    let doubled = BACKOFF_FIRST.checked_mul(
-        1u32.checked_shl(status.restarts.min(31))
-            .unwrap_or(u32::MAX),
-    );
+    let doublings = container.status.short_runs.saturating_sub(1).min(31);
+    let doubled = BACKOFF_FIRST.checked_mul(1 << doublings);
     doubled.unwrap_or(BACKOFF_MOST).min(BACKOFF_MOST)
 }
 

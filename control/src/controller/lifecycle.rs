@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use super::{Controller, Error, WaitCondition, now_ns};
 use crate::agent::AgentError;
-use crate::state::{Command, Container, ContainerId, Event, EventKind, Outcome, Refusal};
+use crate::state::{
+    Command, Container, ContainerId, Event, EventKind, Exit, Outcome, Phase, Refusal, Signal,
+};
 
 /// Between the stop signal and SIGKILL where neither client nor container says: docker's own.
 const STOP_TIMEOUT_S: i64 = 10;
-const SIGHUP: i32 = 1;
-const SIGKILL: i32 = 9;
-const SIGTERM: i32 = 15;
+/// From a start's commit to the agent that carries it out it takes a thread's wake-up.
+const HANDED_OVER: Duration = Duration::from_millis(10);
 /// docker's code for a failure that is not the program's.
 const START_FAILED: u8 = 128;
 
@@ -41,7 +42,7 @@ impl Controller {
         let controller = self.clone();
         let container = self.container(id)?;
         // A task of its own: a client that goes away in the middle must not leave a container that starts for ever.
-        let started = tokio::spawn(async move {
+        let started = self.inner.tasks.spawn(async move {
             match controller.inner.agent.start(&container, &ports).await {
                 Ok(times) => {
                     tracing::info!(
@@ -91,7 +92,7 @@ impl Controller {
         &self,
         id: &ContainerId,
         timeout_s: Option<i64>,
-        signal: Option<i32>,
+        signal: Option<Signal>,
     ) -> Result<bool, Error> {
         let was_up = self.end(id, timeout_s, signal).await?;
         if was_up {
@@ -104,22 +105,26 @@ impl Controller {
         &self,
         id: &ContainerId,
         timeout_s: Option<i64>,
-        signal: Option<i32>,
+        signal: Option<Signal>,
     ) -> Result<bool, Error> {
-        let signal = signal.map_or_else(|| self.container(id).map(|c| stop_signal(&c)), Ok)?;
+        let signal = signal.map_or_else(|| self.container(id).map(|c| c.stop_signal()), Ok)?;
         self.forget_restart(id);
-        self.signalled(id, signal, true).await?;
+        let done = self.signalled(id, signal, true).await?;
         // After the entry in the log that keeps the policy from starting it again: one exit is all there is to wait for.
         let Ok(container) = self.container(id) else {
             return Ok(true);
         };
         if !container.is_up() {
-            return Ok(false);
+            // It was between two runs of its policy.
+            return Ok(done == Outcome::Done);
         }
         let ended = self.wait(id, WaitCondition::NotRunning);
         tokio::pin!(ended);
-        if let Err(error) = self.inner.agent.signal(id, signal).await {
-            tracing::debug!(container = id.short(), %error, "stop signal");
+        tokio::select! {
+            ended = &mut ended => return ended.map(|_| true),
+            signalled = self.signal(id, signal) => if let Err(error) = signalled {
+                tracing::debug!(container = id.short(), %error, "stop signal");
+            },
         }
         let timeout_s = timeout_s
             .or(container.spec.stop_timeout_s)
@@ -134,19 +139,41 @@ impl Controller {
         ended.await.map(|_| true)
     }
 
-    /// SIGKILL until it has ended: one that comes while it still starts finds nothing to kill.
+    /// Signals the main process, of a container that boots once it runs: so a stop's time is counted from when the process could hear of it.
+    async fn signal(&self, id: &ContainerId, signal: Signal) -> Result<(), AgentError> {
+        loop {
+            match self.inner.agent.signal(id, signal).await {
+                // A start that is committed and that the agent has not heard of yet.
+                Err(AgentError::NotRunning(_)) if self.is_starting(id) => {
+                    tokio::time::sleep(HANDED_OVER).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
+    pub(super) fn is_starting(&self, id: &ContainerId) -> bool {
+        let state = self.state();
+        let container = state.containers.get(id);
+        container.is_some_and(|container| container.status.phase == Phase::Starting)
+    }
+
+    /// SIGKILL until it has ended.
     async fn kill_until(
         &self,
         id: &ContainerId,
-        ended: impl Future<Output = Result<crate::state::Exit, Error>>,
+        ended: impl Future<Output = Result<Exit, Error>>,
     ) -> Result<(), Error> {
         const BETWEEN_TRIES: Duration = Duration::from_millis(500);
         tokio::pin!(ended);
         loop {
-            match self.inner.agent.signal(id, SIGKILL).await {
-                Ok(()) => return ended.await.map(drop),
-                Err(AgentError::NotRunning(_)) => {}
-                Err(error) => tracing::warn!(container = id.short(), %error, "killing"),
+            tokio::select! {
+                ended = &mut ended => return ended.map(drop),
+                killed = self.signal(id, Signal::KILL) => match killed {
+                    // Not running: its exit is about to be committed.
+                    Ok(()) | Err(AgentError::NotRunning(_)) => return ended.await.map(drop),
+                    Err(error) => tracing::warn!(container = id.short(), %error, "killing"),
+                },
             }
             tokio::select! {
                 ended = &mut ended => return ended.map(drop),
@@ -155,25 +182,42 @@ impl Controller {
         }
     }
 
-    /// Send a signal.
-    pub async fn kill(&self, id: &ContainerId, signal: i32) -> Result<(), Error> {
+    /// Send a signal. SIGKILL returns once the exit is committed, every other when it is sent.
+    pub async fn kill(&self, id: &ContainerId, signal: Signal) -> Result<(), Error> {
         let container = self.container(id)?;
+        let stop = signal == Signal::KILL || signal == container.stop_signal();
+        if container.awaits_restart() {
+            // Nothing runs that could be sent it; but it may keep the next run from coming.
+            if stop {
+                self.forget_restart(id);
+            }
+            return self.signalled(id, signal, stop).await.map(drop);
+        }
         if !container.is_up() {
             return Err(Refusal::NotRunning(id.to_string()).into());
         }
-        let stop = signal == SIGKILL || signal == stop_signal(&container);
+        if signal == Signal::KILL {
+            let ended = self.wait(id, WaitCondition::NotRunning);
+            self.signalled(id, signal, stop).await?;
+            return self.kill_until(id, ended).await;
+        }
         self.signalled(id, signal, stop).await?;
-        Ok(self.inner.agent.signal(id, signal).await?)
+        Ok(self.signal(id, signal).await?)
     }
 
-    async fn signalled(&self, id: &ContainerId, signal: i32, stop: bool) -> Result<(), Error> {
+    async fn signalled(
+        &self,
+        id: &ContainerId,
+        signal: Signal,
+        stop: bool,
+    ) -> Result<Outcome, Error> {
         let command = Command::Signalled {
             id: id.clone(),
             at_ns: now_ns(),
             signal,
             stop,
         };
-        self.propose(command).await.map(drop)
+        self.propose(command).await
     }
 
     /// `stop`, then `start`.
@@ -181,15 +225,17 @@ impl Controller {
         &self,
         id: &ContainerId,
         timeout_s: Option<i64>,
-        signal: Option<i32>,
+        signal: Option<Signal>,
     ) -> Result<(), Error> {
-        self.restarting().insert(id.clone());
+        let restarting = Restarting::begin(self, id);
         let restarted = async {
             self.stop(id, timeout_s, signal).await?;
             self.start(id).await
         };
         let restarted = restarted.await;
-        self.restarting().remove(id);
+        drop(restarting);
+        // It may have ended since, by itself or because it could not be started: nobody has dealt with that yet.
+        self.after_exit(id).await;
         restarted?;
         self.note(id, "restart").await;
         Ok(())
@@ -199,9 +245,9 @@ impl Controller {
     pub async fn remove(&self, id: &ContainerId, force: bool) -> Result<(), Error> {
         self.forget_restart(id);
         let container = self.container(id)?;
-        if force && container.is_up() {
+        if force && (container.is_up() || container.awaits_restart()) {
             let ended = self.wait(id, WaitCondition::NotRunning);
-            self.signalled(id, SIGKILL, true).await?;
+            self.signalled(id, Signal::KILL, true).await?;
             self.kill_until(id, ended).await?;
         }
         match self
@@ -229,6 +275,7 @@ impl Controller {
     pub async fn close(&self) {
         const PATIENCE_S: i64 = 10;
         self.inner.closing.store(true, Ordering::Release);
+        self.forget_restarts();
         let up: Vec<Container> = self
             .state()
             .containers
@@ -238,17 +285,12 @@ impl Controller {
             .collect();
         let ends = up.into_iter().map(|container| {
             let controller = self.clone();
-            tokio::spawn(async move {
+            self.inner.tasks.spawn(async move {
                 let id = &container.id;
                 let ended = controller.wait(id, WaitCondition::NotRunning);
                 tokio::pin!(ended);
                 // Not by `end`: a user who has stopped nothing finds it running again after the node's restart.
-                if let Err(error) = controller
-                    .inner
-                    .agent
-                    .signal(id, stop_signal(&container))
-                    .await
-                {
+                if let Err(error) = controller.signal(id, container.stop_signal()).await {
                     tracing::debug!(container = id.short(), %error, "stop signal");
                 }
                 let timeout_s = container
@@ -270,8 +312,11 @@ impl Controller {
         self.inner.replica.failed().await.into()
     }
 
-    /// The last command: the log is closed after it.
+    /// The last command: the log is closed after it, and after whatever was begun here.
     pub async fn flush(&self) {
+        self.inner.closed.cancel();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
         self.inner.images.close().await;
         self.inner.replica.close().await;
     }
@@ -299,27 +344,27 @@ impl Controller {
     }
 }
 
-/// What asks the main process to end.
-fn stop_signal(container: &Container) -> i32 {
-    let text = container.spec.stop_signal.trim();
-    if let Ok(number) = text.parse() {
-        return number;
+/// While it lives, neither `--rm` nor a policy has a say in what follows the container's exits.
+struct Restarting<'a> {
+    controller: &'a Controller,
+    id: &'a ContainerId,
+}
+
+impl<'a> Restarting<'a> {
+    fn begin(controller: &'a Controller, id: &'a ContainerId) -> Self {
+        *controller.restarting().entry(id.clone()).or_default() += 1;
+        Self { controller, id }
     }
-    match text.trim_start_matches("SIG").to_ascii_uppercase().as_str() {
-        "HUP" => SIGHUP,
-        "INT" => 2,
-        "QUIT" => 3,
-        "ABRT" => 6,
-        "KILL" => SIGKILL,
-        "USR1" => 10,
-        "USR2" => 12,
-        "ALRM" => 14,
-        "CONT" => 18,
-        "WINCH" => 28,
-        "PWR" => 30,
-        text => text
-            .strip_prefix("RTMIN+")
-            .and_then(|above| above.parse::<i32>().ok())
-            .map_or(SIGTERM, |above| 34 + above),
+}
+
+impl Drop for Restarting<'_> {
+    fn drop(&mut self) {
+        let mut restarting = self.controller.restarting();
+        if let Some(count) = restarting.get_mut(self.id) {
+            *count -= 1;
+            if *count == 0 {
+                restarting.remove(self.id);
+            }
+        }
     }
 }

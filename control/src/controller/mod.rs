@@ -7,7 +7,7 @@ mod lifecycle;
 mod reconcile;
 mod waits;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +16,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use futures_util::FutureExt;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::agent::{Agent, AgentError};
 use crate::raft::{Replica, ReplicaError};
@@ -24,7 +25,6 @@ use crate::state::{
     State, Status, Tenant,
 };
 
-pub(crate) use exits::wants_restart;
 pub use exits::{Exits, Reporter};
 pub use images::{LoadedImage, PulledImage, key_of};
 pub use waits::Waits;
@@ -80,9 +80,14 @@ struct Inner {
     /// Restarts that wait for their time, by container: cancelled by whoever wants something else.
     restarts: Mutex<HashMap<ContainerId, CancellationToken>>,
     /// Stopped to be started again at once: neither `--rm` nor a policy has a say.
-    restarting: Mutex<HashSet<ContainerId>>,
+    /// So often: restarts may overlap.
+    restarting: Mutex<HashMap<ContainerId, usize>>,
     /// The node is going down: nothing is started any more.
     closing: AtomicBool,
+    /// What was begun here and nobody waits for: joined when the log is closed.
+    tasks: TaskTracker,
+    /// Ends the task that deals with exits.
+    closed: CancellationToken,
 }
 
 impl Controller {
@@ -102,11 +107,18 @@ impl Controller {
             restarts: Mutex::default(),
             restarting: Mutex::default(),
             closing: AtomicBool::new(false),
+            tasks: TaskTracker::new(),
+            closed: CancellationToken::new(),
         };
         let controller = Self {
             inner: Arc::new(inner),
         };
-        tokio::spawn(exits::deal_with(controller.clone(), exits));
+        let closed = controller.inner.closed.clone();
+        let dealing = exits::deal_with(controller.clone(), exits);
+        controller
+            .inner
+            .tasks
+            .spawn(closed.run_until_cancelled_owned(dealing));
         controller
     }
 
@@ -274,7 +286,7 @@ impl Controller {
         Ok(found.ok_or_else(|| Refusal::NoSuchContainer(id.to_string()))?)
     }
 
-    fn restarting(&self) -> std::sync::MutexGuard<'_, HashSet<ContainerId>> {
+    fn restarting(&self) -> std::sync::MutexGuard<'_, HashMap<ContainerId, usize>> {
         self.inner
             .restarting
             .lock()

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use super::Controller;
-use super::exits::wants_restart;
 use crate::state::{Container, ContainerId, Exit, Phase, RestartPolicy};
 
 /// docker's code for a process that SIGKILL has ended, which is what the loss of its machine comes to.
@@ -49,12 +48,12 @@ impl Controller {
                 self.after_exit(id).await;
             } else if exited && node_booted && *policy == RestartPolicy::Always {
                 let (controller, id) = (self.clone(), id.clone());
-                tokio::spawn(async move {
+                self.inner.tasks.spawn(async move {
                     if let Err(error) = controller.start(&id).await {
                         tracing::warn!(container = id.short(), %error, "starting after the node's restart");
                     }
                 });
-            } else if wants_restart(&container) {
+            } else if container.awaits_restart() {
                 self.after_exit(id).await;
             }
         }

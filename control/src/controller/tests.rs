@@ -6,19 +6,21 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{Semaphore, broadcast, mpsc};
 
 use super::*;
 use crate::agent::{
     Attached, ExecId, ExecSpec, ExecStatus, ExitSink, LogOptions, LogStream, NodeInfo, ProcessInfo,
     StartTimes,
 };
-use crate::state::{Phase, PortBinding, RestartPolicy};
+use crate::state::{Phase, PortBinding, RestartPolicy, Signal};
 
 /// Containers that run until a signal, or end at once with the code that their command is.
 struct FakeAgent {
-    sink: Reporter,
+    sink: Arc<Reporter>,
     running: Mutex<BTreeMap<ContainerId, ()>>,
+    /// Each start takes one of these, and waits for it.
+    may_start: Semaphore,
     files: Mutex<BTreeSet<ContainerId>>,
     starts: mpsc::UnboundedSender<ContainerId>,
     /// Ignored by everything that runs.
@@ -26,18 +28,14 @@ struct FakeAgent {
 }
 
 impl FakeAgent {
-    async fn exit(&self, id: &ContainerId, code: u8) {
+    /// The exit is told a while after, and not by who caused it.
+    fn exit(&self, id: &ContainerId, code: u8) {
         if self.running.lock().unwrap().remove(id).is_some() {
-            self.sink
-                .exited(
-                    id,
-                    Exit {
-                        code,
-                        oom_killed: false,
-                    },
-                    now_ns(),
-                )
-                .await;
+            let (sink, id) = (Arc::clone(&self.sink), id.clone());
+            tokio::spawn(async move {
+                let oom_killed = false;
+                sink.exited(&id, Exit { code, oom_killed }, now_ns()).await;
+            });
         }
     }
 }
@@ -59,6 +57,7 @@ impl Agent for FakeAgent {
                 code: 127,
             });
         }
+        self.may_start.acquire().await.unwrap().forget();
         self.running
             .lock()
             .unwrap()
@@ -71,7 +70,7 @@ impl Agent for FakeAgent {
             .first()
             .and_then(|word| word.parse().ok())
         {
-            self.exit(&container.id, code).await;
+            self.exit(&container.id, code);
         }
         Ok(StartTimes {
             monitor_at: Duration::ZERO,
@@ -80,12 +79,12 @@ impl Agent for FakeAgent {
             commit: Duration::ZERO,
         })
     }
-    async fn signal(&self, id: &ContainerId, signal: i32) -> Result<(), AgentError> {
+    async fn signal(&self, id: &ContainerId, signal: Signal) -> Result<(), AgentError> {
         if !self.running.lock().unwrap().contains_key(id) {
             return Err(AgentError::NotRunning(id.clone()));
         }
-        if signal != self.deaf_to {
-            self.exit(id, 128 + signal as u8).await;
+        if signal.number() != self.deaf_to {
+            self.exit(id, 128 + signal.number() as u8);
         }
         Ok(())
     }
@@ -152,8 +151,9 @@ async fn node_deaf_to(dir: &Path, deaf_to: i32) -> Node {
     let (sink, exits) = Reporter::new(replica.clone());
     let (to, starts) = mpsc::unbounded_channel();
     let agent = Arc::new(FakeAgent {
-        sink,
+        sink: Arc::new(sink),
         running: Mutex::default(),
+        may_start: Semaphore::new(Semaphore::MAX_PERMITS),
         files: Mutex::default(),
         starts: to,
         deaf_to,
@@ -185,6 +185,13 @@ async fn node_deaf_to(dir: &Path, deaf_to: i32) -> Node {
 
 async fn node(dir: &Path) -> Node {
     node_deaf_to(dir, 0).await
+}
+
+/// Returns once something is so that other tasks make so.
+async fn until(is_so: impl Fn() -> bool) {
+    while !is_so() {
+        tokio::task::yield_now().await;
+    }
 }
 
 impl Node {
@@ -276,6 +283,28 @@ async fn stop_signals_and_then_kills_and_returns_when_the_exit_is_committed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stop_sends_the_signal_of_the_container_however_that_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(dir.path()).await;
+    for (written, number) in [
+        ("sigquit", 3),
+        ("SIGRTMIN", 34),
+        ("RTMAX-2", 62),
+        ("SIGTSTP", 20),
+        ("", 15),
+        ("no signal at all", 15),
+    ] {
+        let id = node
+            .create("run", |spec| spec.stop_signal = written.into())
+            .await;
+        node.controller.start(&id).await.unwrap();
+        node.controller.stop(&id, None, None).await.unwrap();
+        let status = node.controller.find(&owner(), id.as_str()).unwrap().status;
+        assert_eq!(status.exit.code, 128 + number, "{written:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_policy_restarts_until_its_limit_and_a_stop_ends_it() {
     let dir = tempfile::tempdir().unwrap();
     let mut node = node(dir.path()).await;
@@ -288,9 +317,7 @@ async fn a_policy_restarts_until_its_limit_and_a_stop_ends_it() {
     for _ in 0..3 {
         assert_eq!(node.starts.recv().await.as_ref(), Some(&id));
     }
-    while node.controller.find(&owner(), id.as_str()).unwrap().is_up() {
-        tokio::task::yield_now().await;
-    }
+    until(|| !node.controller.find(&owner(), id.as_str()).unwrap().is_up()).await;
     assert_eq!(
         node.controller
             .find(&owner(), id.as_str())
@@ -314,7 +341,10 @@ async fn a_policy_restarts_until_its_limit_and_a_stop_ends_it() {
             .status
             .stopped_by_user
     );
-    assert!(node.controller.restarts().is_empty());
+    // Another try that was on its way when the stop came finds that it isn't wanted.
+    until(|| node.controller.restarts().is_empty()).await;
+    let container = node.controller.find(&owner(), always.as_str()).unwrap();
+    assert!(!container.is_up());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -331,6 +361,115 @@ async fn a_restart_keeps_a_container_that_would_be_removed_at_its_exit() {
     );
     node.controller.remove(&id, true).await.unwrap();
     assert!(node.agent.files.lock().unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restarts_that_overlap_keep_a_container_that_would_be_removed_at_its_exit() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(dir.path()).await;
+    let id = node.create("run", |spec| spec.auto_remove = true).await;
+    node.controller.start(&id).await.unwrap();
+    let restart = || {
+        let (controller, id) = (node.controller.clone(), id.clone());
+        tokio::spawn(async move { controller.restart(&id, None, None).await })
+    };
+    node.agent.may_start.forget_permits(Semaphore::MAX_PERMITS);
+    let first = restart();
+    let starting = || node.controller.is_starting(&id);
+    until(starting).await;
+    // It waits for the first's start, and stops what that has started.
+    let second = restart();
+    until(|| node.controller.restarting().get(&id) == Some(&2)).await;
+    node.agent.may_start.add_permits(1);
+    first.await.unwrap().unwrap();
+    until(starting).await;
+    node.agent.may_start.add_permits(1);
+    second.await.unwrap().unwrap();
+    let container = node.controller.find(&owner(), id.as_str()).unwrap();
+    assert!(container.is_up());
+    assert!(node.controller.restarting().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_container_with_rm_whose_restart_fails_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(dir.path()).await;
+    let id = node.create("missing", |spec| spec.auto_remove = true).await;
+    let removed = node.controller.wait(&id, WaitCondition::Removed);
+    node.controller.restart(&id, None, None).await.unwrap_err();
+    assert_eq!(removed.await.unwrap().code, 127);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sigkill_is_answered_when_the_exit_is_committed() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(dir.path()).await;
+    for _ in 0..20 {
+        let id = node.create("run", |_| {}).await;
+        node.controller.start(&id).await.unwrap();
+        node.controller.kill(&id, Signal::KILL).await.unwrap();
+        let container = node.controller.find(&owner(), id.as_str()).unwrap();
+        assert_eq!(
+            (container.is_up(), container.status.exit.code),
+            (false, 137)
+        );
+        let again = node.controller.kill(&id, Signal::KILL).await;
+        assert!(matches!(again, Err(Error::Refused(Refusal::NotRunning(_)))));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_during_the_boot_is_heard_by_the_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(dir.path()).await;
+    let id = node.create("run", |_| {}).await;
+    node.agent.may_start.forget_permits(Semaphore::MAX_PERMITS);
+    let start = {
+        let (controller, id) = (node.controller.clone(), id.clone());
+        tokio::spawn(async move { controller.start(&id).await })
+    };
+    until(|| node.controller.is_starting(&id)).await;
+    let stop = node.controller.stop(&id, Some(3600), None);
+    let mut stop = std::pin::pin!(stop);
+    assert!(futures_util::poll!(&mut stop).is_pending());
+    node.agent.may_start.add_permits(1);
+    assert!(stop.await.unwrap());
+    assert!(start.await.unwrap().unwrap());
+    let status = node.controller.find(&owner(), id.as_str()).unwrap().status;
+    assert_eq!(status.exit.code, 128 + 15);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn between_two_runs_of_a_policy_a_container_counts_as_running_until_it_is_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(dir.path()).await;
+    // Stop, kill, and removal by force.
+    for ending in 0..3 {
+        let id = node
+            .create("1", |spec| spec.restart = RestartPolicy::Always)
+            .await;
+        node.controller.start(&id).await.unwrap();
+        // Each exit leads to another start, in a while; one that was forgotten is as good as one that is far away.
+        until(|| {
+            node.controller.forget_restart(&id);
+            let container = node.controller.find(&owner(), id.as_str()).unwrap();
+            container.awaits_restart() && node.agent.running.lock().unwrap().is_empty()
+        })
+        .await;
+        let mut down = Box::pin(node.controller.wait(&id, WaitCondition::NotRunning));
+        assert!(futures_util::poll!(&mut down).is_pending());
+        match ending {
+            0 => assert!(node.controller.stop(&id, None, None).await.unwrap()),
+            1 => node.controller.kill(&id, Signal::KILL).await.unwrap(),
+            _ => node.controller.remove(&id, true).await.unwrap(),
+        }
+        assert_eq!(down.await.unwrap().code, 1);
+        if ending < 2 {
+            let container = node.controller.find(&owner(), id.as_str()).unwrap();
+            assert!(!container.awaits_restart() && !container.is_up());
+            assert!(!node.controller.stop(&id, None, None).await.unwrap());
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

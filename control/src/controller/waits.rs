@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::{Error, WaitCondition};
 use crate::raft::Observer;
-use crate::state::{ContainerId, Event, EventKind, Exit, Refusal, State};
+use crate::state::{Container, ContainerId, Event, EventKind, Exit, Refusal, State};
 
 /// Who waits, by container. Told by the state machine itself, so that nothing is missed and nobody lags.
 #[derive(Default)]
@@ -36,7 +36,7 @@ impl Waits {
             .ok_or_else(|| Refusal::NoSuchContainer(id.to_string()))?;
         let (to, receiver) = oneshot::channel();
         let exit = container.status.exit;
-        if condition == WaitCondition::NotRunning && !container.is_up() {
+        if condition == WaitCondition::NotRunning && is_down(container) {
             // The receiver is at hand.
             let _ = to.send(exit);
         } else {
@@ -53,8 +53,34 @@ impl Waits {
     }
 }
 
+/// Not between two runs either: docker counts a container that waits for its next as running.
+fn is_down(container: &Container) -> bool {
+    !container.is_up() && !container.awaits_restart()
+}
+
+impl Waits {
+    /// A stop between two runs of a restart policy is no exit, and no event; yet there won't be another run.
+    fn let_go_of_the_stopped(&self, state: &State) {
+        let mut all = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|id, waiting| {
+            let Some(container) = state.containers.get(id).filter(|it| is_down(it)) else {
+                return true;
+            };
+            let done = |waiting: &mut Waiting| waiting.condition == WaitCondition::NotRunning;
+            for waiting in waiting.extract_if(.., done) {
+                // Given up waiting: nobody misses it.
+                let _ = waiting.to.send(container.status.exit);
+            }
+            !waiting.is_empty()
+        });
+    }
+}
+
 impl Observer for Waits {
     fn applied(&self, state: &State, events: &[Event]) {
+        if events.is_empty() {
+            self.let_go_of_the_stopped(state);
+        }
         for event in events
             .iter()
             .filter(|event| event.kind == EventKind::Container)

@@ -33,11 +33,7 @@ impl State {
     fn carry_out(&mut self, command: &Command, events: &mut Vec<Event>) -> Result {
         match command {
             Command::Create(container) => self.create(container, events),
-            Command::Start {
-                id,
-                at_ns,
-                by_policy,
-            } => self.start(id, *at_ns, *by_policy),
+            Command::Start { id, by_policy, .. } => self.start(id, *by_policy),
             Command::Started { id, at_ns, pid } => self.started(id, *at_ns, *pid, events),
             Command::StartFailed {
                 id,

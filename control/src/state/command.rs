@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Container, ContainerId, ContainerName, Exit, PortBinding, Tenant};
+use super::{Container, ContainerId, ContainerName, Exit, PortBinding, Signal, Tenant};
 
 /// A change, as it is written to the replicated log. Variants and fields are only ever added: the log outlives the program.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -62,8 +62,8 @@ pub enum Command {
         id: ContainerId,
         /// When.
         at_ns: u64,
-        /// Linux signal number.
-        signal: i32,
+        /// Which was sent.
+        signal: Signal,
         /// It is meant to end: the restart policy holds still.
         stop: bool,
     },

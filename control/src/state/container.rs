@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ContainerId, ContainerName, NodeId, Tenant};
+use super::{ContainerId, ContainerName, NodeId, Signal, Tenant};
 
 /// One container.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -67,7 +67,7 @@ pub struct ContainerSpec {
     pub ports: Vec<PortRequest>,
     /// Publish every exposed port (`-P`).
     pub publish_all: bool,
-    /// Signal that `stop` sends first (`SIGTERM`, `15`); empty: SIGTERM.
+    /// Signal that `stop` sends first (`SIGTERM`, `15`), as asked for; empty: SIGTERM.
     pub stop_signal: String,
     /// Seconds that `stop` waits before it kills; None: the API's default.
     pub stop_timeout_s: Option<i64>,
@@ -313,6 +313,9 @@ pub enum Phase {
     Exited,
 }
 
+/// A run of this length is no failure: the next restart waits as little as the first. docker's own.
+pub const GOOD_RUN_NS: u64 = 10_000_000_000;
+
 /// A container's life so far.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -320,7 +323,7 @@ pub struct Status {
     pub phase: Phase,
     /// The monitor's process id on its node while it runs, else 0.
     pub pid: u32,
-    /// Nanoseconds since the Unix epoch; 0: never.
+    /// When the run that is on, or was last, began to run; nanoseconds since the Unix epoch; 0: there was none.
     pub started_ns: u64,
     /// Nanoseconds since the Unix epoch; 0: never.
     pub finished_ns: u64,
@@ -330,6 +333,9 @@ pub struct Status {
     pub error: String,
     /// Runs begun because of the restart policy since the last start by a user.
     pub restarts: u32,
+    /// Runs of less than [`GOOD_RUN_NS`] in a row since the last start by a user, that which has ended last included.
+    #[serde(default)]
+    pub short_runs: u32,
     /// A user's `stop` or `kill` ended the last run: `unless-stopped` stays down.
     pub stopped_by_user: bool,
     /// The forwarded ports of this run, free ones filled in; empty unless running.
@@ -352,5 +358,29 @@ impl Container {
     /// A start has been committed and no exit since.
     pub fn is_up(&self) -> bool {
         matches!(self.status.phase, Phase::Starting | Phase::Running)
+    }
+
+    /// Between two runs: its policy asks for another one after the run that has ended.
+    pub fn awaits_restart(&self) -> bool {
+        let status = &self.status;
+        if status.phase != Phase::Exited || status.stopped_by_user {
+            return false;
+        }
+        // One that a user could not even start is the user's to correct; docker does so as well.
+        if !status.error.is_empty() && status.restarts == 0 {
+            return false;
+        }
+        match self.spec.restart {
+            RestartPolicy::No => false,
+            RestartPolicy::Always | RestartPolicy::UnlessStopped => true,
+            RestartPolicy::OnFailure { maximum_retries } => {
+                status.exit.code != 0 && (maximum_retries == 0 || status.restarts < maximum_retries)
+            }
+        }
+    }
+
+    /// What asks its main process to end. An image's STOPSIGNAL is nobody's to correct here: one that is no signal is SIGTERM.
+    pub fn stop_signal(&self) -> Signal {
+        self.spec.stop_signal.parse().unwrap_or(Signal::TERM)
     }
 }

@@ -13,17 +13,19 @@ mod event;
 mod image;
 mod names;
 mod ports;
+mod signal;
 
 pub use apply::Applied;
 pub use command::{Command, Outcome, Refusal};
 pub use container::{
     AsAsked, Container, ContainerSpec, DEFAULT_MASKED_PATHS, DEFAULT_READONLY_PATHS,
-    DEFAULT_SHM_BYTES, Exit, LogDriver, NetworkMode, Phase, PortBinding, PortRequest, Protocol,
-    RestartPolicy, Status, Ulimit,
+    DEFAULT_SHM_BYTES, Exit, GOOD_RUN_NS, LogDriver, NetworkMode, Phase, PortBinding, PortRequest,
+    Protocol, RestartPolicy, Status, Ulimit,
 };
 pub use event::{Event, EventKind};
 pub use image::{ImageRecord, TagRecord};
 pub use names::{ContainerId, ContainerName, NameError, NodeId, Tenant};
+pub use signal::{InvalidSignal, Signal};
 
 use std::collections::BTreeMap;
 

@@ -8,13 +8,12 @@ use hearth_guest_protocol::{Reply, Request};
 use tokio::sync::mpsc;
 
 use super::entry::{INPUT_QUEUE, OUTPUT_QUEUE, Run, open_input};
-use super::guest::{Conversation, Guest, GuestError};
-use super::{plan, pump, start_error};
+use super::follow::{Follower, Told};
+use super::guest::{Guest, GuestError};
+use super::{plan, start_error};
 use crate::agent::{AgentError, Attached, ExecId, ExecSpec, ExecStatus, OutputChunk, Stream};
 use crate::state::ContainerId;
 
-/// Output between two acknowledgements.
-const ACKNOWLEDGE_BYTES: u64 = (hearth_guest_protocol::OUTPUT_WINDOW / 4) as u64;
 /// Code of a process that went down with its microVM: docker's for SIGKILL.
 const KILLED: u8 = 137;
 
@@ -150,7 +149,8 @@ impl Execs {
         });
         let (execs, id) = (self.clone(), id.clone());
         tokio::spawn(async move {
-            let code = deliver(conversation, &to).await;
+            let follower = Follower::new(&run, id.clone(), conversation, 0);
+            let code = deliver(follower, &to).await;
             execs.change(&id, |status| {
                 (status.running, status.exit_code) = (false, Some(code))
             });
@@ -162,35 +162,23 @@ impl Execs {
 }
 
 /// Carries output to the client, or nowhere once it has gone; returns the exit code.
-async fn deliver(mut conversation: Conversation, to: &mpsc::Sender<OutputChunk>) -> u8 {
-    let (mut taken, mut acknowledged) = (0, 0);
-    loop {
-        match conversation.next().await {
-            Ok(Some(Reply::Output(output))) => {
-                let Some((offset, data)) = pump::unknown(taken, output.offset, output.data.into())
-                else {
-                    continue;
-                };
-                taken = offset + data.len() as u64;
-                let stream = if output.stderr {
+async fn deliver(mut follower: Follower, to: &mpsc::Sender<OutputChunk>) -> u8 {
+    while let Some(told) = follower.next().await {
+        match told {
+            Told::Output { stderr, data, .. } => {
+                let stream = if stderr {
                     Stream::Stderr
                 } else {
                     Stream::Stdout
                 };
                 // Gone: the process goes on without, as with docker.
                 let _ = to.send(OutputChunk { stream, data }).await;
-                if taken - acknowledged >= ACKNOWLEDGE_BYTES {
-                    if conversation.acknowledge(taken).await.is_err() {
-                        return KILLED;
-                    }
-                    acknowledged = taken;
-                }
             }
-            Ok(Some(Reply::Exited(exit))) => return exit.code,
-            Ok(Some(_)) => {}
-            Ok(None) | Err(_) => return KILLED,
+            Told::OutOfMemory(_) => {}
+            Told::Exited(exit) => return exit.code,
         }
     }
+    KILLED
 }
 
 async fn forward_input(run: Arc<Run>, id: ExecId, mut from: mpsc::Receiver<Bytes>) {

@@ -148,7 +148,7 @@ mod tests {
         let template = unpack_template(&packed_file, dir.path()).unwrap();
         let container = dir.path().join("c");
         assert_eq!(bytes_written(&template, &container).unwrap(), 0);
-        let path = layer(&template, &container).unwrap();
+        let path = layer(&template, &container, 0).unwrap();
         assert_eq!(bytes_written(&template, &container).unwrap(), 0);
         let file = OpenOptions::new().write(true).open(path).unwrap();
         file.write_all_at(&[2; 1 << 20], 8 << 20).unwrap();

@@ -5,6 +5,7 @@ mod cgroup;
 mod cores;
 mod entry;
 mod exec;
+mod follow;
 mod guest;
 mod layer;
 mod log;
@@ -46,11 +47,10 @@ use super::{
     NodeInfo, ProcessInfo, StartTimes,
 };
 use crate::network::{Error as NetworkError, Network, Published};
-use crate::state::{Container, ContainerId, ContainerSpec, PortBinding};
+use crate::state::{Container, ContainerId, ContainerSpec, PortBinding, Signal};
 
 /// A guest that runs answers within a scheduling delay; on a node that is very busy, within this.
 const GUEST_PATIENCE: Duration = Duration::from_secs(10);
-const SIGKILL: i32 = 9;
 
 /// Bytes of a guest's reason for a failed start that are kept in the state: a few lines. Guests are strangers'.
 const MESSAGE_MAX: usize = 4 << 10;
@@ -313,14 +313,14 @@ impl Agent for LocalAgent {
         start::start(&self.local, container, ports).await
     }
 
-    async fn signal(&self, id: &ContainerId, signal: i32) -> Result<(), AgentError> {
+    async fn signal(&self, id: &ContainerId, signal: Signal) -> Result<(), AgentError> {
         let run = self.local.running_soon(id).await?;
-        if signal == SIGKILL {
+        if signal == Signal::KILL {
             run.hurry.cancel();
         }
         let request = Request::Signal {
             process: id.to_string(),
-            signal,
+            signal: signal.number(),
         };
         let asked = tokio::time::timeout(GUEST_PATIENCE, run.guest.ask(&request)).await;
         match asked {
@@ -328,13 +328,13 @@ impl Agent for LocalAgent {
             Ok(
                 Ok(_) | Err(GuestError::Refused(Refusal::Exited(_) | Refusal::NoSuchProcess(_))),
             ) => {
-                if signal == SIGKILL {
+                if signal == Signal::KILL {
                     end_if_stuck(run, GUEST_PATIENCE);
                 }
                 Ok(())
             }
             Ok(Err(GuestError::Refused(refusal))) => Err(failed("sending the signal", refusal)),
-            _ if signal == SIGKILL => {
+            _ if signal == Signal::KILL => {
                 tracing::warn!(
                     container = id.short(),
                     "the guest does not answer; its microVM is ended"

@@ -5,27 +5,21 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hearth_guest_protocol::{Error as Refusal, Output, Reply, Request};
+use hearth_guest_protocol::Request;
 use tokio::sync::{OwnedMutexGuard, oneshot, watch};
 
 use super::entry::{Entry, Run};
-use super::guest::{Conversation, GuestError};
+use super::follow::{Follower, Told};
+use super::guest::Conversation;
 use super::{Local, now_ns};
 use crate::agent::{OutputChunk, Stream};
 use crate::state::Exit;
 
-/// Output between two acknowledgements: a quarter of what the guest keeps, so that it never waits for one.
-const ACKNOWLEDGE_BYTES: u64 = (hearth_guest_protocol::OUTPUT_WINDOW / 4) as u64;
 /// Writing back a file system full of dirty pages to a home disk takes seconds; after this the disk is as it would be after a power cut,
 /// and its journal makes it whole.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(30);
 /// From the guest's power-off to the end of its monitor: some milliseconds of work.
 const MONITOR_PATIENCE: Duration = Duration::from_secs(5);
-/// Reconnections to a guest that is there but has dropped the line, before it is given up.
-const RECONNECTIONS: u32 = 5;
-/// Between reconnections; also how long the end of a monitor may lag behind the end of its connections.
-const RECONNECTION_PAUSE: Duration = Duration::from_millis(200);
-
 /// Between two commits of a want of memory. A guest that claims one after the other costs the node ten small writes a second at most; the
 /// claims in between count together.
 const OUT_OF_MEMORY_PAUSE: Duration = Duration::from_millis(100);
@@ -55,12 +49,13 @@ pub async fn follow(
     let mut pump = Pump {
         entry: &entry,
         run: &run,
-        offset: from,
-        acknowledged: from,
         log_failed: false,
         oom_kills,
     };
-    let mut exit = pump.run(conversation).await;
+    let process = entry.id.to_string();
+    let mut exit = pump
+        .run(Follower::new(&run, process, conversation, from))
+        .await;
     drop(pump);
     if exit == LOST {
         exit.oom_killed = local.ran_out_of_memory(&entry.id);
@@ -121,20 +116,9 @@ async fn shut_down(run: &Run) {
     run.monitor.gone.cancelled().await;
 }
 
-/// What lies behind the `known` bytes, and its offset. Counted here: a guest that leaps ahead has nobody follow. None: all of it is here
-/// already, should a guest repeat itself, or there can't be so many bytes.
-pub fn unknown(known: u64, offset: u64, data: Bytes) -> Option<(u64, Bytes)> {
-    let repeated = usize::try_from(known.saturating_sub(offset)).ok()?;
-    known.checked_add(data.len() as u64)?;
-    (repeated < data.len()).then(|| (known, data.slice(repeated..)))
-}
-
 struct Pump<'a> {
     entry: &'a Entry,
     run: &'a Run,
-    /// Next byte.
-    offset: u64,
-    acknowledged: u64,
     /// The log can't be written, and this has been said.
     log_failed: bool,
     /// How often the kernel has killed for want of memory.
@@ -142,81 +126,40 @@ struct Pump<'a> {
 }
 
 impl Pump<'_> {
-    async fn run(&mut self, mut conversation: Conversation) -> Exit {
-        for _ in 0..RECONNECTIONS {
-            match self.converse(&mut conversation).await {
-                Ok(Some(exit)) => return exit,
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::debug!(pod = self.entry.id.short(), %error, "connection to the guest")
+    async fn run(&mut self, mut follower: Follower) -> Exit {
+        while let Some(told) = follower.next().await {
+            match told {
+                Told::Output {
+                    offset,
+                    stderr,
+                    data,
+                } => self.output(offset, stderr, data).await,
+                Told::OutOfMemory(kills) => {
+                    self.oom_kills.send_replace(kills);
                 }
-            }
-            tokio::select! {
-                () = self.run.monitor.gone.cancelled() => return LOST,
-                () = tokio::time::sleep(RECONNECTION_PAUSE) => {}
-            }
-            let process = self.entry.id.to_string();
-            match self
-                .run
-                .guest
-                .open(&Request::Follow {
-                    process,
-                    from: self.offset,
-                })
-                .await
-            {
-                Ok(reopened) => conversation = reopened,
-                Err(error) => {
-                    tracing::warn!(pod = self.entry.id.short(), %error, "the guest does not answer")
+                Told::Exited(exit) => {
+                    return Exit {
+                        code: exit.code,
+                        oom_killed: exit.oom_killed,
+                    };
                 }
             }
         }
-        tracing::error!(
-            pod = self.entry.id.short(),
-            "the guest is lost; its microVM is ended"
-        );
-        self.run.monitor.kill();
+        if !self.run.monitor.gone.is_cancelled() {
+            tracing::error!(
+                pod = self.entry.id.short(),
+                "the guest is lost; its microVM is ended"
+            );
+            self.run.monitor.kill();
+        }
         LOST
     }
 
-    /// None: the connection has ended before the process.
-    async fn converse(
-        &mut self,
-        conversation: &mut Conversation,
-    ) -> Result<Option<Exit>, GuestError> {
-        while let Some(reply) = conversation.next().await? {
-            match reply {
-                Reply::Output(output) => {
-                    self.output(output).await;
-                    if self.offset - self.acknowledged >= ACKNOWLEDGE_BYTES {
-                        conversation.acknowledge(self.offset).await?;
-                        self.acknowledged = self.offset;
-                    }
-                }
-                Reply::OutOfMemory { kills } => {
-                    self.oom_kills.send_replace(kills);
-                }
-                Reply::Exited(exit) => {
-                    return Ok(Some(Exit {
-                        code: exit.code,
-                        oom_killed: exit.oom_killed,
-                    }));
-                }
-                Reply::Error(Refusal::NoSuchProcess(_)) => return Ok(Some(LOST)),
-                Reply::Error(refusal) => return Err(refusal.into()),
-                Reply::Started { .. } | Reply::Done | Reply::Processes(_) => {}
-            }
-        }
-        Ok(None)
-    }
-
-    async fn output(&mut self, output: Output) {
-        let Some((offset, data)) = unknown(self.offset, output.offset, output.data.into()) else {
-            return;
-        };
-        self.offset = offset + data.len() as u64;
-        self.run.taken.store(self.offset, Ordering::Relaxed);
-        let stream = if output.stderr {
+    async fn output(&mut self, offset: u64, stderr: bool, data: Bytes) {
+        self.run
+            .taken
+            .store(offset + data.len() as u64, Ordering::Relaxed);
+        let stream = if stderr {
             Stream::Stderr
         } else {
             Stream::Stdout
@@ -233,33 +176,6 @@ impl Pump<'_> {
             && !std::mem::replace(&mut self.log_failed, true)
         {
             tracing::error!(container = self.entry.id.short(), %error, "output is lost to the log");
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn offsets() -> impl Strategy<Value = u64> {
-        prop_oneof![0u64..300, u64::MAX - 300..=u64::MAX]
-    }
-
-    proptest! {
-        #[test]
-        fn whatever_a_guest_claims_no_byte_is_taken_twice_and_offsets_only_grow(
-            known in offsets(), offset in offsets(), data in proptest::collection::vec(any::<u8>(), 0..300),
-        ) {
-            let length = data.len();
-            if let Some((first, rest)) = unknown(known, offset, data.clone().into()) {
-                prop_assert!(first >= known && !rest.is_empty());
-                prop_assert!(first.checked_add(rest.len() as u64).is_some());
-                prop_assert_eq!(&rest[..], &data[length - rest.len()..]);
-            } else {
-                prop_assert!(length == 0 || offset.checked_add(length as u64).is_none_or(|end| end <= known));
-            }
         }
     }
 }

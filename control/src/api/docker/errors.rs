@@ -5,7 +5,7 @@ use hyper::StatusCode;
 use super::answer::{self, Response};
 use crate::agent::AgentError;
 use crate::controller::Error;
-use crate::state::Refusal;
+use crate::state::{InvalidSignal, Refusal};
 
 /// An answer that is not the one hoped for: docker's `{"message": …}` with a status.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -131,6 +131,12 @@ impl From<Refusal> for ApiError {
             )),
             Refusal::NoFreeAddress => Self::unavailable(message),
         }
+    }
+}
+
+impl From<InvalidSignal> for ApiError {
+    fn from(error: InvalidSignal) -> Self {
+        Self::bad_request(error.to_string())
     }
 }
 

@@ -2,8 +2,8 @@
 
 use super::Result;
 use crate::state::{
-    Container, ContainerId, ContainerName, Event, EventKind, Exit, NetworkMode, Outcome, Phase,
-    Refusal, State, address, ports,
+    Container, ContainerId, ContainerName, Event, EventKind, Exit, GOOD_RUN_NS, NetworkMode,
+    Outcome, Phase, Refusal, Signal, State, address, ports,
 };
 
 /// Nanoseconds in a second.
@@ -60,7 +60,7 @@ impl State {
         Ok(Outcome::Done)
     }
 
-    pub(super) fn start(&mut self, id: &ContainerId, at_ns: u64, by_policy: bool) -> Result {
+    pub(super) fn start(&mut self, id: &ContainerId, by_policy: bool) -> Result {
         let container = self.container(id)?;
         // Between the policy's decision and this entry of the log a user may have started or stopped it.
         if container.is_up() || (by_policy && container.status.stopped_by_user) {
@@ -73,8 +73,10 @@ impl State {
         } else {
             0
         };
+        if !by_policy {
+            status.short_runs = 0;
+        }
         status.phase = Phase::Starting;
-        status.started_ns = at_ns;
         status.stopped_by_user = false;
         status.error.clear();
         status.exit.oom_killed = false;
@@ -166,21 +168,20 @@ impl State {
         &mut self,
         id: &ContainerId,
         at_ns: u64,
-        signal: i32,
+        signal: Signal,
         stop: bool,
         events: &mut Vec<Event>,
     ) -> Result {
         let container = self.container_mut(id)?;
         if !container.is_up() {
-            // A stop while a restart policy waits for its next try: nothing to signal, and nothing to start again.
-            if stop && !container.status.stopped_by_user {
-                container.status.stopped_by_user = true;
-                return Ok(Outcome::Done);
-            }
-            return if stop {
-                Ok(Outcome::Unchanged)
-            } else {
-                Err(Refusal::NotRunning(id.to_string()))
+            // While a restart policy waits for its next try there is nothing to signal, and after a stop nothing to start again.
+            return match (container.awaits_restart(), stop) {
+                (true, true) => {
+                    container.status.stopped_by_user = true;
+                    Ok(Outcome::Done)
+                }
+                (true, false) | (false, true) => Ok(Outcome::Unchanged),
+                (false, false) => Err(Refusal::NotRunning(id.to_string())),
             };
         }
         container.status.stopped_by_user |= stop;
@@ -224,9 +225,14 @@ impl State {
 
 fn end(container: &mut Container, at_ns: u64, exit: Exit, events: &mut Vec<Event>) {
     let status = &mut container.status;
-    let ran_s = match status.phase {
-        Phase::Running => at_ns.saturating_sub(status.started_ns) / SECOND_NS,
+    let ran_ns = match status.phase {
+        Phase::Running => at_ns.saturating_sub(status.started_ns),
         _ => 0,
+    };
+    status.short_runs = if ran_ns < GOOD_RUN_NS {
+        status.short_runs.saturating_add(1)
+    } else {
+        0
     };
     status.phase = Phase::Exited;
     status.pid = 0;
@@ -240,7 +246,7 @@ fn end(container: &mut Container, at_ns: u64, exit: Exit, events: &mut Vec<Event
     events.push(
         event(container, "die", at_ns)
             .with("exitCode", exit.code)
-            .with("execDuration", ran_s),
+            .with("execDuration", ran_ns / SECOND_NS),
     );
 }
 

@@ -179,6 +179,10 @@ fn port() -> PortBinding {
     }
 }
 
+fn signal(number: i32) -> Signal {
+    number.try_into().unwrap()
+}
+
 fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -252,7 +256,10 @@ fn a_container_whose_port_cannot_be_had_does_not_start() {
             assert!(!paths(dir.path()).pod(&container.id).exists());
         }
         node.agent.start(&container, &[port()]).await.unwrap();
-        node.agent.signal(&container.id, SIGKILL).await.unwrap();
+        node.agent
+            .signal(&container.id, crate::state::Signal::KILL)
+            .await
+            .unwrap();
         node.agent.idle().await;
     });
 }
@@ -292,7 +299,7 @@ fn a_run_is_logged_shown_and_reported_and_leaves_nothing_behind() {
         );
         assert!(!paths(dir.path()).pod(id).exists());
         assert!(matches!(
-            node.agent.signal(id, 15).await,
+            node.agent.signal(id, signal(15)).await,
             Err(AgentError::NotRunning(_))
         ));
         node.agent.discard(id).await.unwrap();
@@ -363,7 +370,7 @@ fn a_signal_during_the_boot_reaches_the_process_once_it_runs() {
         let may_run = dir.path().join("may-run");
         let container = container(&["slow", may_run.to_str().unwrap()]);
         let id = &container.id;
-        let mut signalling = Box::pin(node.agent.signal(id, 15));
+        let mut signalling = Box::pin(node.agent.signal(id, signal(15)));
         let mut starting = Box::pin(node.agent.start(&container, &[]));
         // It begins first, and waits for its microVM; then the signal waits for it.
         assert!(futures_util::poll!(&mut starting).is_pending());
@@ -377,11 +384,26 @@ fn a_signal_during_the_boot_reaches_the_process_once_it_runs() {
         // One that never runs is told so.
         let container = self::container(&["no-such-program"]);
         let mut starting = Box::pin(node.agent.start(&container, &[]));
-        let mut signalling = Box::pin(node.agent.signal(id, 15));
+        let mut signalling = Box::pin(node.agent.signal(id, signal(15)));
         assert!(futures_util::poll!(&mut starting).is_pending());
         let (started, signalled) = tokio::join!(starting, &mut signalling);
         started.unwrap_err();
         assert!(matches!(signalled, Err(AgentError::NotRunning(_))));
+    });
+}
+
+#[test]
+fn a_line_that_drops_again_and_again_costs_neither_output_nor_the_container() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let mut node = node(dir.path()).await;
+        let container = container(&["drop-line", "8"]);
+        node.agent.start(&container, &[]).await.unwrap();
+        assert_eq!(node.reports.recv().await, Some(Report::Started));
+        assert_eq!(node.reports.recv().await, exited(3));
+        let expected: String = (0..8).map(|n| format!("line {n}\n")).collect();
+        assert_eq!(logged(&node.agent, &container.id).await, expected);
+        node.agent.idle().await;
     });
 }
 
@@ -416,7 +438,7 @@ fn a_client_that_reads_nothing_holds_up_the_output_but_not_sigkill() {
         let attached = node.agent.attach(&container.id, false).await.unwrap();
         node.agent.start(&container, &[]).await.unwrap();
         assert_eq!(node.reports.recv().await, Some(Report::Started));
-        node.agent.signal(&container.id, 9).await.unwrap();
+        node.agent.signal(&container.id, signal(9)).await.unwrap();
         assert_eq!(node.reports.recv().await, exited(137));
         drop(attached);
         node.agent.idle().await;
@@ -447,7 +469,7 @@ fn an_exec_has_output_and_an_exit_code_of_its_own() {
             (status.running, status.exit_code, status.pid),
             (false, Some(7), 3)
         );
-        node.agent.signal(&container.id, 15).await.unwrap();
+        node.agent.signal(&container.id, signal(15)).await.unwrap();
         assert_eq!(node.reports.recv().await, Some(Report::Started));
         assert_eq!(node.reports.recv().await, exited(143));
         node.agent.idle().await;
@@ -465,8 +487,8 @@ fn a_new_agent_finds_what_runs_and_neither_loses_nor_repeats_output() {
     first.block_on(async {
         let node = node(dir.path()).await;
         node.agent.start(&container, &[port()]).await.unwrap();
-        node.agent.signal(id, 10).await.unwrap();
-        node.agent.signal(id, 10).await.unwrap();
+        node.agent.signal(id, signal(10)).await.unwrap();
+        node.agent.signal(id, signal(10)).await.unwrap();
     });
     // As `kill -9` of the process: its tasks and sockets are gone, nothing was said to anybody.
     first.shutdown_background();
@@ -485,8 +507,8 @@ fn a_new_agent_finds_what_runs_and_neither_loses_nor_repeats_output() {
             ..Default::default()
         };
         let mut follower = node.agent.logs(id, options).await.unwrap();
-        node.agent.signal(id, 10).await.unwrap();
-        node.agent.signal(id, 15).await.unwrap();
+        node.agent.signal(id, signal(10)).await.unwrap();
+        node.agent.signal(id, signal(15)).await.unwrap();
         assert_eq!(node.reports.recv().await, exited(143));
         let mut followed = String::new();
         while let Some(record) = follower.next().await {
@@ -651,5 +673,5 @@ fn a_guests_reason_is_kept_as_far_as_one_can_be() {
         panic!("it is a failed start");
     };
     assert_eq!(code, 127);
-    assert!((START_MESSAGE_MAX - 1..=START_MESSAGE_MAX).contains(&message.len()));
+    assert!((MESSAGE_MAX - 1..=MESSAGE_MAX).contains(&message.len()));
 }

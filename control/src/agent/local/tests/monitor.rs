@@ -39,6 +39,8 @@ static LEAPS: AtomicBool = AtomicBool::new(false);
 struct Process {
     written: Vec<(bool, Vec<u8>)>,
     oom_kills: u64,
+    /// The line drops after each piece of output.
+    drops: bool,
     exit: Option<u8>,
 }
 
@@ -114,7 +116,7 @@ impl Guest {
             };
             drop(main);
             protocol::write(stream, &reply)?;
-            if let Reply::Exited(_) = reply {
+            if matches!(reply, Reply::Exited(_)) || self.main.lock().unwrap().drops {
                 return Ok(());
             }
         }
@@ -127,6 +129,11 @@ impl Guest {
                 (0..number())
                     .for_each(|n| self.write(n % 3 == 2, format!("line {n}\n").as_bytes()));
                 self.exit(0);
+            }
+            "drop-line" => {
+                self.main.lock().unwrap().drops = true;
+                (0..number()).for_each(|n| self.write(false, format!("line {n}\n").as_bytes()));
+                self.exit(3);
             }
             "flood" => (0..number()).for_each(|_| self.write(false, &[b'x'; 8192])),
             "wait" => self.write(false, b"ready\n"),

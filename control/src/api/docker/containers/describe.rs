@@ -1,7 +1,6 @@
 //! How a container looks from outside: the words that `ps` and `inspect` share.
 
 use crate::api::docker::timestamps;
-use crate::controller::wants_restart;
 use crate::state::{Container, Phase, State};
 
 /// docker's word for where it is in its life.
@@ -9,12 +8,12 @@ pub fn state(container: &Container) -> &'static str {
     match container.status.phase {
         Phase::Created => "created",
         Phase::Running => "running",
-        Phase::Starting if container.status.started_ns == 0 => "created",
-        Phase::Starting => "restarting",
-        Phase::Exited if wants_restart(container) => "restarting",
-        // It could not be started.
-        Phase::Exited if !container.status.error.is_empty() => "created",
-        Phase::Exited => "exited",
+        // By its policy; a start by a user shows nothing new until the process runs.
+        Phase::Starting if container.status.restarts > 0 => "restarting",
+        Phase::Exited if container.awaits_restart() => "restarting",
+        // It has never run yet.
+        Phase::Starting | Phase::Exited if container.status.started_ns == 0 => "created",
+        Phase::Starting | Phase::Exited => "exited",
     }
 }
 
@@ -86,7 +85,7 @@ pub fn hostname(container: &Container) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::state::{ContainerId, ContainerSpec, Exit, NodeId, RestartPolicy, Status};
+    use crate::state::{ContainerId, ContainerSpec, NodeId, RestartPolicy, Status};
 
     /// A container that was never started.
     pub fn container(id: u8, name: &str, spec: ContainerSpec) -> Container {
@@ -99,18 +98,7 @@ pub(super) mod tests {
             image: format!("sha256:{}", "ab".repeat(32)),
             image_name: "busybox".to_owned(),
             spec,
-            status: Status {
-                phase: Phase::Created,
-                pid: 0,
-                started_ns: 0,
-                finished_ns: 0,
-                exit: Exit::default(),
-                error: String::new(),
-                restarts: 0,
-                stopped_by_user: false,
-                ports: Vec::new(),
-                oom_kills: 0,
-            },
+            status: Status::default(),
             address: Some([10, 88, 0, 2].into()),
         }
     }
@@ -136,6 +124,24 @@ pub(super) mod tests {
         assert_eq!(state(&it), "restarting");
         it.status.restarts = 1;
         assert_eq!(state(&it), "exited");
+    }
+
+    #[test]
+    fn a_boot_looks_like_what_was_before_it_and_only_a_policys_is_a_restart() {
+        let mut it = container(1, "it", ContainerSpec::default());
+        it.status.phase = Phase::Starting;
+        assert_eq!(state(&it), "created", "the first boot");
+        it.status.started_ns = 1;
+        it.status.finished_ns = timestamps::now_ns();
+        assert_eq!(state(&it), "exited", "started again by a user");
+        it.status.restarts = 1;
+        assert_eq!(state(&it), "restarting", "by its policy");
+        it.status.restarts = 0;
+        it.status.phase = Phase::Exited;
+        it.status.error = "why".to_owned();
+        assert_eq!(state(&it), "exited", "not started this time");
+        it.status.started_ns = 0;
+        assert_eq!(state(&it), "created", "never started");
     }
 
     #[test]

@@ -8,71 +8,17 @@ use crate::api::docker::call::Call;
 use crate::api::docker::errors::ApiError;
 use crate::api::docker::timestamps;
 use crate::controller::Error;
-use crate::state::{Command, ContainerName, Refusal};
+use crate::state::{Command, ContainerName, Refusal, Signal};
 
-/// Linux's signals 1 to 31, in order (signal(7), x86).
-const SIGNALS: [&str; 31] = [
-    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
-    "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
-    "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
-];
-/// The first real-time signal, as C libraries and docker count them.
-const RTMIN: i32 = 34;
-/// The last one.
-const RTMAX: i32 = 64;
-/// What `kill` sends where nothing is said.
-const SIGKILL: i32 = 9;
-
-/// A signal by number or by name, with or without `SIG`, in any case.
-pub(super) fn signal(text: &str) -> Result<i32, ApiError> {
-    let invalid = || ApiError::bad_request(format!("Invalid signal: {text}"));
-    if let Ok(number) = text.parse::<i32>() {
-        return if (1..=RTMAX).contains(&number) {
-            Ok(number)
-        } else {
-            Err(invalid())
-        };
-    }
-    let upper = text.to_ascii_uppercase();
-    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    let real_time = |offset: &str, base: i32, sign: i32| -> Option<i32> {
-        let offset: i32 = if offset.is_empty() {
-            0
-        } else {
-            offset[1..].parse().ok()?
-        };
-        Some(base + sign * offset).filter(|number| (RTMIN..=RTMAX).contains(number))
-    };
-    let number = match name {
-        "CLD" => Some(17),
-        "IOT" => Some(6),
-        "POLL" => Some(29),
-        "UNUSED" => Some(31),
-        _ => SIGNALS
-            .iter()
-            .position(|known| *known == name)
-            .map(|at| at as i32 + 1),
-    };
-    number
-        .or_else(|| {
-            name.strip_prefix("RTMIN")
-                .filter(|o| o.is_empty() || o.starts_with('+'))
-                .and_then(|o| real_time(o, RTMIN, 1))
-        })
-        .or_else(|| {
-            name.strip_prefix("RTMAX")
-                .filter(|o| o.is_empty() || o.starts_with('-'))
-                .and_then(|o| real_time(o, RTMAX, -1))
-        })
-        .ok_or_else(invalid)
+/// `signal` of `kill`, `stop` and `restart`; None where nothing, or nothing in it, is said.
+fn signal(call: &Call) -> Result<Option<Signal>, ApiError> {
+    let text = call.query.get("signal").filter(|text| !text.is_empty());
+    Ok(text.map(str::parse).transpose()?)
 }
 
 /// `t` and `signal` of `stop` and `restart`.
-fn stop_options(call: &Call) -> Result<(Option<i64>, Option<i32>), ApiError> {
-    Ok((
-        call.query.number("t")?,
-        call.query.get("signal").map(signal).transpose()?,
-    ))
+fn stop_options(call: &Call) -> Result<(Option<i64>, Option<Signal>), ApiError> {
+    Ok((call.query.number("t")?, signal(call)?))
 }
 
 /// `POST …/start`: 304 where it runs already.
@@ -129,14 +75,9 @@ pub async fn restart(call: &Call, name: &str) -> Answer {
     answer::no_content()
 }
 
-/// `POST …/kill`.
+/// `POST …/kill`. After SIGKILL the client finds it ended, as with docker.
 pub async fn kill(call: &Call, name: &str) -> Answer {
-    let signal = call
-        .query
-        .get("signal")
-        .map(signal)
-        .transpose()?
-        .unwrap_or(SIGKILL);
+    let signal = signal(call)?.unwrap_or(Signal::KILL);
     let container = call.container(name)?;
     let not_running = || {
         ApiError::conflict(format!(
@@ -144,9 +85,6 @@ pub async fn kill(call: &Call, name: &str) -> Answer {
             container.id
         ))
     };
-    if !container.is_up() {
-        return Err(not_running());
-    }
     match call.controller().kill(&container.id, signal).await {
         Ok(()) => answer::no_content(),
         Err(Error::Agent(AgentError::NotRunning(_)) | Error::Refused(Refusal::NotRunning(_))) => {
@@ -194,19 +132,22 @@ pub async fn remove(call: &Call, name: &str) -> Answer {
         ));
     }
     let container = call.container(name)?;
-    let running = || {
+    let up = |state| {
         ApiError::conflict(format!(
-            "cannot remove container \"/{}\": container is running: stop the container before removing or force remove",
+            "cannot remove container \"/{}\": container is {state}: stop the container before removing or force remove",
             container.name
         ))
     };
     let force = call.query.flag("force");
-    if container.is_up() && !force {
-        return Err(running());
+    if !force && container.is_up() {
+        return Err(up("running"));
+    }
+    if !force && container.awaits_restart() {
+        return Err(up("restarting"));
     }
     match call.controller().remove(&container.id, force).await {
         Ok(()) => answer::no_content(),
-        Err(Error::Refused(Refusal::Running(_))) => Err(running()),
+        Err(Error::Refused(Refusal::Running(_))) => Err(up("running")),
         Err(error) => Err(error.into()),
     }
 }
@@ -214,34 +155,6 @@ pub async fn remove(call: &Call, name: &str) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn signals_go_by_name_and_number() {
-        for (text, number) in [
-            ("SIGTERM", 15),
-            ("term", 15),
-            ("9", 9),
-            ("SIGHUP", 1),
-            ("SYS", 31),
-            ("SIGRTMIN", 34),
-            ("RTMIN+3", 37),
-            ("RTMAX-1", 63),
-        ] {
-            assert_eq!(signal(text).unwrap(), number, "{text}");
-        }
-        for text in [
-            "",
-            "0",
-            "65",
-            "-1",
-            "SIGNOTHING",
-            "RTMIN+99",
-            "RTMINé",
-            "RTMIN-1",
-        ] {
-            assert!(signal(text).is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn the_cli_finds_its_exit_code_in_the_words() {
@@ -267,12 +180,5 @@ mod tests {
             "abc",
         );
         assert_eq!(error.message(), message);
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn any_text_is_a_signal_or_none(text in ".{0,12}", suffix in "[+-]?.{0,3}") {
-            let _ = (signal(&text), signal(&format!("RTMIN{suffix}")), signal(&format!("RTMAX{suffix}")));
-        }
     }
 }

@@ -280,6 +280,7 @@ mod tests {
         ];
         all[0].status.phase = Phase::Running;
         all[1].status.phase = Phase::Exited;
+        all[1].status.started_ns = 1;
         all[1].status.exit.code = 3;
         all[3].tenant = "other".parse().unwrap();
         all[3].status.phase = Phase::Running;

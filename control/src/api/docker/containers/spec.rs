@@ -7,7 +7,7 @@ use super::host_options::is_word;
 use super::mounts::clean;
 use super::ports;
 use crate::api::docker::errors::ApiError;
-use crate::state::{ContainerSpec, NetworkMode};
+use crate::state::{ContainerSpec, NetworkMode, Signal};
 
 /// Longest host name (Linux, `HOST_NAME_MAX`).
 const HOSTNAME_MAX: usize = 64;
@@ -28,8 +28,13 @@ pub fn merge(body: &ContainerCreateBody, image: &RunConfig) -> Result<ContainerS
     let mut labels = image.labels.clone();
     labels.extend(body.labels.clone().unwrap_or_default());
     let stop_signal = text(&body.stop_signal, &image.stop_signal);
-    if !stop_signal.is_empty() {
-        super::lifecycle::signal(&stop_signal)?;
+    // Of the user's only: what an image says is nothing that its user could correct.
+    if let Some(asked) = body
+        .stop_signal
+        .as_deref()
+        .filter(|asked| !asked.is_empty())
+    {
+        asked.parse::<Signal>()?;
     }
     let asked_ports = body.exposed_ports.iter().flatten();
     let exposed_ports = asked_ports
