@@ -257,7 +257,7 @@ fn a_container_whose_port_cannot_be_had_does_not_start() {
         }
         node.agent.start(&container, &[port()]).await.unwrap();
         node.agent
-            .signal(&container.id, crate::state::Signal::KILL)
+            .signal(&container.id, Signal::KILL)
             .await
             .unwrap();
         node.agent.idle().await;
