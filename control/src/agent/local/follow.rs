@@ -134,13 +134,13 @@ impl Follower {
     }
 }
 
-/// What lies behind the `known` bytes, and its offset. None: all of it is here already, should a guest repeat itself, or there can't be so
-/// many bytes.
+/// What lies behind the `known` bytes, and its offset. Counted here: a guest that leaps ahead has nobody follow. None: all of it is here
+/// already, should a guest repeat itself, or there can't be so many bytes.
 fn unknown(known: u64, offset: u64, data: Bytes) -> Option<(u64, Bytes)> {
     let end = offset.checked_add(data.len() as u64)?;
-    let first = known.max(offset);
+    let repeated = known.saturating_sub(offset);
     // At most the data's length.
-    (first < end).then(|| (first, data.slice((first - offset) as usize..)))
+    (known.max(offset) < end).then(|| (known, data.slice(repeated as usize..)))
 }
 
 #[cfg(test)]
