@@ -137,10 +137,10 @@ impl Follower {
 /// What lies behind the `known` bytes, and its offset. Counted here: a guest that leaps ahead has nobody follow. None: all of it is here
 /// already, should a guest repeat itself, or there can't be so many bytes.
 fn unknown(known: u64, offset: u64, data: Bytes) -> Option<(u64, Bytes)> {
-    let end = offset.checked_add(data.len() as u64)?;
-    let repeated = known.saturating_sub(offset);
-    // At most the data's length.
-    (known.max(offset) < end).then(|| (known, data.slice(repeated as usize..)))
+    let repeated = usize::try_from(known.saturating_sub(offset)).ok()?;
+    let rest = data.len().checked_sub(repeated).filter(|rest| *rest > 0)?;
+    known.checked_add(rest as u64)?;
+    Some((known, data.slice(repeated..)))
 }
 
 #[cfg(test)]
