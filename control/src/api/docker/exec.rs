@@ -156,7 +156,8 @@ pub async fn start(mut call: Call, id: &str) -> Answer {
     };
     let keys = Some(spec.detach_keys.as_str()).filter(|keys| !keys.is_empty());
     let manner = Manner {
-        tty: spec.tty,
+        // ExecStart: whether output is framed is said here, not at creation, and no is the default.
+        tty: asked.tty == Some(true),
         stdout: spec.stdout,
         stderr: spec.stderr,
         detach_keys: if spec.tty && spec.stdin {

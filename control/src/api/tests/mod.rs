@@ -203,20 +203,38 @@ fn an_exec_brings_its_output_and_its_exit_code() {
         client
             .post(&format!("/containers/{id}/start"), json!({}))
             .await;
-        let (_, created) = client.post(&path, exec).await;
-        let exec = created["Id"].as_str().unwrap().to_owned();
-        let path = format!("/exec/{exec}/start");
-        let answer = client
-            .send(Method::POST, &path, json!({}).to_string(), &[])
-            .await
-            .unwrap();
-        let output = answer.into_body().collect().await.unwrap().to_bytes();
-        assert_eq!(frames(&output).concat(), b"say it");
-        let (_, shown) = client.get(&format!("/exec/{exec}/json")).await;
-        assert_eq!(
-            (&shown["ExitCode"], &shown["Running"]),
-            (&json!(7), &json!(false))
-        );
+        let mut last = String::new();
+        // Whether output is framed is said at the start (ExecStart), whatever was said at creation.
+        for (created_with, started_with) in [(false, false), (true, false), (false, true)] {
+            let mut asked = exec.clone();
+            asked["Tty"] = json!(created_with);
+            let (_, created) = client.post(&path, asked).await;
+            last = created["Id"].as_str().unwrap().to_owned();
+            // Its connection is the stream's from then on.
+            let mut streaming = server.client("owner").await;
+            let start = format!("/exec/{last}/start");
+            let answer = streaming
+                .send(
+                    Method::POST,
+                    &start,
+                    json!({ "Tty": started_with }).to_string(),
+                    &[],
+                )
+                .await
+                .unwrap();
+            let output = answer.into_body().collect().await.unwrap().to_bytes();
+            if started_with {
+                assert_eq!(&output[..], b"say it");
+            } else {
+                assert_eq!(frames(&output).concat(), b"say it");
+            }
+            let (_, shown) = client.get(&format!("/exec/{last}/json")).await;
+            assert_eq!(
+                (&shown["ExitCode"], &shown["Running"]),
+                (&json!(7), &json!(false))
+            );
+        }
+        let exec = last;
         let mut foreign = server.client("other").await;
         assert_eq!(
             foreign.get(&format!("/exec/{exec}/json")).await.0,
