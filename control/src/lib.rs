@@ -11,8 +11,10 @@
 
 pub mod agent;
 pub mod api;
+mod clock;
 pub mod config;
 pub mod controller;
+mod entropy;
 pub mod network;
 pub mod node;
 pub mod raft;

@@ -13,6 +13,7 @@ use crate::agent::local::{LocalAgent, LocalConfig, Paths};
 use crate::api;
 use crate::config::{self, Boot, Identity, Owner};
 use crate::controller::{Controller, Reporter, Waits};
+use crate::entropy;
 use crate::network::{Network, NetworkConfig};
 use crate::raft::Replica;
 use crate::reserve;
@@ -45,7 +46,12 @@ pub async fn run() -> Result<(), Failure> {
         gateway: address::GATEWAY,
     })?;
     let waits = Arc::new(Waits::default());
-    let replica = Replica::open(RAFT.as_ref(), random()?, Arc::<Waits>::clone(&waits)).await?;
+    let replica = Replica::open(
+        RAFT.as_ref(),
+        u64::from_le_bytes(entropy::random()),
+        Arc::<Waits>::clone(&waits),
+    )
+    .await?;
     tracing::info!(
         node = format!("{:x}", replica.node().0),
         revision = replica.state().revision,
@@ -148,10 +154,4 @@ fn first_since_boot() -> bool {
         tracing::warn!(%error, "marking that control has run");
     }
     first
-}
-
-fn random() -> Result<u64, Failure> {
-    let mut bytes = [0; 8];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-    Ok(u64::from_le_bytes(bytes))
 }

@@ -92,14 +92,7 @@ async fn a_damaged_image_can_be_loaded_again() {
         .await
         .unwrap();
     assert!(again.list().await.unwrap().is_empty());
-    let loaded = again
-        .load(
-            archive.as_slice(),
-            &BTreeSet::new(),
-            &mut Vec::new(),
-            &mut |_| {},
-        )
-        .await;
+    let loaded = support::load(&again, &archive).await;
     loaded.unwrap();
     assert_eq!(again.list().await.unwrap()[0].id, id);
     support::check(&again.root_file(&id));

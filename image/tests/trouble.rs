@@ -51,23 +51,9 @@ async fn a_full_disk_is_said_plainly_and_leaves_room_for_a_smaller_image() {
         .await;
     // Its archive fits, but not its root file system as well.
     let archive = middle.docker_archive("middle:1");
-    let loaded = store
-        .load(
-            archive.as_slice(),
-            &BTreeSet::new(),
-            &mut Vec::new(),
-            &mut |_| {},
-        )
-        .await;
+    let loaded = support::load(&store, &archive).await;
     let archive = small.docker_archive("small:1");
-    let fits = store
-        .load(
-            archive.as_slice(),
-            &BTreeSet::new(),
-            &mut Vec::new(),
-            &mut |_| {},
-        )
-        .await;
+    let fits = support::load(&store, &archive).await;
     let listed = store.list().await.unwrap().len();
     let unmounted = Command::new("umount").arg(dir.path()).status().unwrap();
     assert!(unmounted.success());

@@ -13,6 +13,7 @@ use hearth_tests::process::HUNG;
 use hearth_tests::target::{self, Target};
 use hearth_tests::wire::{self, post_json, request};
 use serde_json::json;
+use tempfile::TempDir;
 use xtask::identity::Identity;
 
 const BUSYBOX: &str = "hearth-test/busybox:latest";
@@ -38,6 +39,18 @@ fn client_folder(folder: &Path, ca: &str, pair: &xtask::identity::Pair) {
 fn node() -> Option<(&'static Target, &'static Node)> {
     let target = target::shared();
     target.node().map(|node| (target, node))
+}
+
+/// The docker of another tenant than the owner, and the folder with its certificate.
+fn tenant(node: &Node, organisation: &str) -> (Docker, TempDir) {
+    let folder = tempfile::tempdir().expect("the temporary folder is writable");
+    let authority = node.identity().authority();
+    let pair = authority
+        .client(organisation, "somebody")
+        .expect("a certificate can be made");
+    client_folder(folder.path(), authority.certificate(), &pair);
+    let docker = Docker::new(&target::cli(), node.arguments_with(folder.path()));
+    (docker, folder)
 }
 
 #[test]
@@ -171,13 +184,7 @@ fn tenants_do_not_see_each_other() {
         "sleep",
         "100000",
     ]);
-    let folder = tempfile::tempdir().expect("the temporary folder is writable");
-    let authority = node.identity().authority();
-    let pair = authority
-        .client("guests", "a guest")
-        .expect("a certificate can be made");
-    client_folder(folder.path(), authority.certificate(), &pair);
-    let guests = Docker::new(&target::cli(), node.arguments_with(folder.path()));
+    let (guests, _folder) = tenant(node, "guests");
     assert_eq!(guests.ok(&["ps", "-aq"]), "");
     let id = container
         .field("/Id")
@@ -239,13 +246,7 @@ fn nobody_gets_an_image_by_its_name_alone() {
     let Some((target, node)) = node() else { return };
     let secret = images::busybox().with_layer(Layer::new().file("secret", 0o644, b"the victim's"));
     let victims = target.loaded("hearth-test/secret:1", || secret.clone());
-    let folder = tempfile::tempdir().expect("the temporary folder is writable");
-    let authority = node.identity().authority();
-    let pair = authority
-        .client("thieves", "a thief")
-        .expect("a certificate can be made");
-    client_folder(folder.path(), authority.certificate(), &pair);
-    let thieves = Docker::new(&target::cli(), node.arguments_with(folder.path()));
+    let (thieves, _folder) = tenant(node, "thieves");
 
     // By its id, and by its name.
     let id = secret.id();
@@ -537,13 +538,7 @@ fn hyper_threads_of_a_core_are_shared_within_a_tenant_only() {
         hyper_threads: true,
         ..Setup::default()
     });
-    let folder = tempfile::tempdir().expect("the temporary folder is writable");
-    let authority = node.identity().authority();
-    let pair = authority
-        .client("guests", "a guest")
-        .expect("a certificate can be made");
-    client_folder(folder.path(), authority.certificate(), &pair);
-    let guests = Docker::new(&target::cli(), node.arguments_with(folder.path()));
+    let (guests, _folder) = tenant(&node, "guests");
     let owners = node.docker();
     let archive = images::busybox().docker_archive(BUSYBOX);
     // One virtual CPU: a guest with two doesn't come up where QEMU's processors take turns.

@@ -133,7 +133,7 @@ pub trait Agent: Send + Sync {
     /// Set the size of the main process's terminal.
     async fn resize(&self, id: &ContainerId, rows: u16, columns: u16) -> Result<(), AgentError>;
     /// What a container has in its writable layer, bytes on the node's disk. What its guest hasn't written back yet isn't counted.
-    async fn layer_bytes(&self, id: &ContainerId) -> Result<u64, AgentError>;
+    async fn written_bytes(&self, id: &ContainerId) -> Result<u64, AgentError>;
     /// What `discard` undoes: writable layer, logs. Of a container that doesn't exist here: nothing to do, no error.
     async fn discard(&self, id: &ContainerId) -> Result<(), AgentError>;
 

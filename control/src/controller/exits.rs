@@ -7,8 +7,9 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Controller, Error, now_ns};
+use super::{Controller, Error};
 use crate::agent::ExitSink;
+use crate::clock::now_ns;
 use crate::raft::Replica;
 use crate::state::{Command, Container, ContainerId, Exit, Refusal};
 

@@ -11,7 +11,8 @@ use tokio::io::AsyncRead;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
-use super::{Controller, Error, now_ns};
+use super::{Controller, Error};
+use crate::clock::now_ns;
 use crate::state::{Command, Tenant};
 
 /// Pulls of one tenant that go on at the same time; more wait for these. Compose pulls a dozen services side by side, and

@@ -3,8 +3,9 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{Controller, Error, WaitCondition, now_ns};
+use super::{Controller, Error, WaitCondition};
 use crate::agent::AgentError;
+use crate::clock::now_ns;
 use crate::state::{
     Command, Container, ContainerId, Event, EventKind, Exit, Outcome, Phase, Refusal, Signal,
 };

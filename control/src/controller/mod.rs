@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use futures_util::FutureExt;
 use tokio::sync::broadcast;
@@ -19,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::agent::{Agent, AgentError};
+use crate::clock::now_ns;
+use crate::entropy;
 use crate::raft::{Replica, ReplicaError};
 use crate::state::{
     Command, Container, ContainerId, ContainerName, ContainerSpec, Event, Exit, Outcome, Refusal,
@@ -152,7 +154,7 @@ impl Controller {
         image_name: &str,
         spec: ContainerSpec,
     ) -> Result<ContainerId, Error> {
-        let id = ContainerId::from_random(random()?);
+        let id = ContainerId::from_random(entropy::random());
         let mut container = Container {
             name: name
                 .clone()
@@ -299,25 +301,6 @@ impl Controller {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn random() -> Result<[u8; 32], Error> {
-    let mut bytes = [0; 32];
-    // Up to 256 bytes come in one piece.
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).map_err(
-        |error| AgentError::Failed {
-            doing: "asking the kernel for random bytes".into(),
-            reason: error.to_string(),
-        },
-    )?;
-    Ok(bytes)
-}
-
-/// Nanoseconds since the Unix epoch.
-fn now_ns() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_nanos() as u64)
 }
 
 #[cfg(test)]

@@ -88,7 +88,7 @@ impl Agent for FakeAgent {
         }
         Ok(())
     }
-    async fn layer_bytes(&self, _: &ContainerId) -> Result<u64, AgentError> {
+    async fn written_bytes(&self, _: &ContainerId) -> Result<u64, AgentError> {
         Ok(0)
     }
     async fn discard(&self, id: &ContainerId) -> Result<(), AgentError> {

@@ -62,13 +62,7 @@ impl Place {
     }
 
     pub async fn load(&self, archive: &[u8]) -> Result<Vec<Loaded>, Error> {
-        let mut quiet = |_: Progress| {};
-        let (shown, mut loaded) = (BTreeSet::new(), Vec::new());
-        let done = self
-            .store
-            .load(archive, &shown, &mut loaded, &mut quiet)
-            .await;
-        done.map(|()| loaded)
+        load(&self.store, archive).await
     }
 
     /// Loads an image made of these layers and looks into it.
@@ -225,4 +219,11 @@ impl Said {
     pub fn count(&self, text: &str) -> usize {
         self.0.iter().filter(|line| line.contains(text)).count()
     }
+}
+
+/// Loads an archive for somebody who has shown nothing before.
+pub async fn load(store: &Store, archive: &[u8]) -> Result<Vec<Loaded>, Error> {
+    let (shown, mut loaded) = (BTreeSet::new(), Vec::new());
+    let done = store.load(archive, &shown, &mut loaded, &mut |_| {}).await;
+    done.map(|()| loaded)
 }

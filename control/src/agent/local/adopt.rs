@@ -11,7 +11,8 @@ use super::entry::Run;
 use super::guest::Guest;
 use super::monitor::Monitor;
 use super::words::Words;
-use super::{Claim, Local, now_ns, pod, pump};
+use super::{Claim, Local, pod, pump};
+use crate::clock::now_ns;
 use crate::network::Published;
 use crate::state::{Container, ContainerId, Phase};
 

@@ -26,7 +26,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use hearth_guest_protocol::{Error as Refusal, Reply, Request};
@@ -46,6 +46,7 @@ use super::{
     Agent, AgentError, Attached, ExecId, ExecSpec, ExecStatus, ExitSink, LogOptions, LogStream,
     NodeInfo, ProcessInfo, StartTimes,
 };
+use crate::entropy;
 use crate::network::{Error as NetworkError, Network, Published};
 use crate::state::{Container, ContainerId, ContainerSpec, PortBinding, Signal};
 
@@ -359,7 +360,7 @@ impl Agent for LocalAgent {
             .map(drop)
     }
 
-    async fn layer_bytes(&self, id: &ContainerId) -> Result<u64, AgentError> {
+    async fn written_bytes(&self, id: &ContainerId) -> Result<u64, AgentError> {
         let template = self.local.template.clone();
         let dir = self.local.paths.container(id);
         blocking("looking at the container's writable layer", move || {
@@ -410,7 +411,7 @@ impl Agent for LocalAgent {
 
     async fn exec_create(&self, id: &ContainerId, spec: ExecSpec) -> Result<ExecId, AgentError> {
         let run = self.local.running(id)?;
-        let exec = ContainerId::from_random(random()?).to_string();
+        let exec = ContainerId::from_random(entropy::random()).to_string();
         self.local.execs.create(exec.clone(), run, spec);
         Ok(exec)
     }
@@ -512,23 +513,6 @@ async fn blocking<T: Send + 'static>(
         .await
         .map_err(|error| failed(doing, error))?;
     done.map_err(|error| io_failed(doing, error))
-}
-
-/// From the kernel's pool.
-fn random() -> Result<[u8; 32], AgentError> {
-    let mut bytes = [0; 32];
-    // Up to 256 bytes come in one piece.
-    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) {
-        Ok(_) => Ok(bytes),
-        Err(error) => Err(failed("asking the kernel for random bytes", error)),
-    }
-}
-
-/// Nanoseconds since the Unix epoch.
-fn now_ns() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_nanos() as u64)
 }
 
 #[cfg(test)]

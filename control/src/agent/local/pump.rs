@@ -8,11 +8,12 @@ use bytes::Bytes;
 use hearth_guest_protocol::Request;
 use tokio::sync::{OwnedMutexGuard, oneshot, watch};
 
+use super::Local;
 use super::entry::{Entry, Run};
 use super::follow::{Follower, Told};
 use super::guest::Conversation;
-use super::{Local, now_ns};
 use crate::agent::{OutputChunk, Stream};
+use crate::clock::now_ns;
 use crate::state::Exit;
 
 /// Writing back a file system full of dirty pages to a home disk takes seconds; after this the disk is as it would be after a power cut,

@@ -15,10 +15,12 @@ use super::entry::Run;
 use super::guest::{Conversation, Guest, GuestError};
 use super::monitor::{Inheritance, Monitor, Walls};
 use super::{
-    Claim, Local, blocking, failed, io_failed, layer, node, now_ns, plan, pod, pump, random, size,
-    start_error, unpublished,
+    Claim, Local, blocking, failed, io_failed, layer, node, plan, pod, pump, size, start_error,
+    unpublished,
 };
 use crate::agent::{AgentError, StartTimes};
+use crate::clock::now_ns;
+use crate::entropy;
 use crate::network::{PodLink, Published};
 use crate::state::{Container, PortBinding};
 
@@ -107,7 +109,7 @@ async fn boot(
         link.as_ref(),
         &local.dns,
         now_ns(),
-        random()?,
+        entropy::random(),
     )));
     let monitor_at = monotonic();
     let monitor = {

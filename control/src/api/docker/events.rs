@@ -16,6 +16,7 @@ use super::call::Call;
 use super::query::Filters;
 use super::timestamps;
 use super::version::ApiVersion;
+use crate::clock;
 use crate::controller::Controller;
 use crate::state::{Event, EventKind, Tenant};
 
@@ -132,7 +133,7 @@ pub fn stream(call: &Call) -> Answer {
             .collect(),
         None if wanted
             .until_ns
-            .is_some_and(|until| until <= timestamps::now_ns()) =>
+            .is_some_and(|until| until <= clock::now_ns()) =>
         {
             kept.iter()
                 .filter_map(|event| wanted.line(event))
@@ -142,7 +143,7 @@ pub fn stream(call: &Call) -> Answer {
         None => Vec::new(),
     };
     let end = wanted.until_ns.map(|until| {
-        let left = Duration::from_nanos(until.saturating_sub(timestamps::now_ns()));
+        let left = Duration::from_nanos(until.saturating_sub(clock::now_ns()));
         tokio::time::Instant::now() + left
     });
     let live = stream::unfold(Some((new, wanted)), move |following| async move {

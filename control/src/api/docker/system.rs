@@ -16,6 +16,7 @@ use super::call::Call;
 use super::errors::ApiError;
 use super::timestamps;
 use super::version::{MAXIMUM, MINIMUM};
+use crate::clock;
 use crate::controller::Error;
 use crate::state::Phase;
 
@@ -180,7 +181,7 @@ pub async fn info(call: &Call) -> Answer {
         debug: Some(false),
         nfd: Some(0),
         n_goroutines: Some(0),
-        system_time: Some(timestamps::rfc3339(timestamps::now_ns())),
+        system_time: Some(timestamps::rfc3339(clock::now_ns())),
         logging_driver: Some("json-file".to_owned()),
         cgroup_driver: Some(SystemInfoCgroupDriverEnum::CGROUPFS),
         cgroup_version: Some(SystemInfoCgroupVersionEnum::_2),

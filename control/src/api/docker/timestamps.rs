@@ -1,24 +1,17 @@
 //! Moments and spans of time, as docker writes and reads them. Here they are nanoseconds since the Unix epoch.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::errors::ApiError;
+use crate::clock::now_ns;
 
 /// Go's zero time: never.
 const NEVER: &str = "0001-01-01T00:00:00Z";
 /// Nanoseconds of a second.
 const SECOND: u64 = 1_000_000_000;
-
-/// Now.
-pub fn now_ns() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-}
 
 /// As JSON shows it: RFC 3339, fractions without trailing zeros, Go's zero time for 0.
 pub fn rfc3339(at_ns: u64) -> String {

@@ -11,7 +11,7 @@ use crate::api::docker::call::Call;
 use crate::api::docker::detach::DetachKeys;
 use crate::api::docker::errors::ApiError;
 use crate::api::docker::hijack::{self, Ending, Manner};
-use crate::api::docker::timestamps;
+use crate::clock;
 use crate::state::{Command, Container, Event, EventKind};
 
 /// Live output and input. Legal before the start: a client attaches, waits, then starts.
@@ -38,7 +38,7 @@ pub async fn attach(call: Call, name: &str) -> Answer {
     };
     let before = match query.flag("logs") {
         true => {
-            let until_ns = live.then(timestamps::now_ns);
+            let until_ns = live.then(clock::now_ns);
             Some(
                 agent
                     .logs(
@@ -89,7 +89,7 @@ pub fn event_of(container: &Container, action: &str) -> Event {
         action: action.to_owned(),
         id: container.id.to_string(),
         attributes,
-        at_ns: timestamps::now_ns(),
+        at_ns: clock::now_ns(),
     }
 }
 

@@ -85,6 +85,7 @@ pub fn hostname(container: &Container) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::clock;
     use crate::state::{ContainerId, ContainerSpec, NodeId, RestartPolicy, Status};
 
     /// A container that was never started.
@@ -108,14 +109,14 @@ pub(super) mod tests {
         let mut it = container(1, "it", ContainerSpec::default());
         assert_eq!((state(&it), status(&it).as_str()), ("created", "Created"));
         it.status.phase = Phase::Running;
-        it.status.started_ns = timestamps::now_ns() - 5_500_000_000;
+        it.status.started_ns = clock::now_ns() - 5_500_000_000;
         assert_eq!(
             (state(&it), status(&it).as_str()),
             ("running", "Up 5 seconds")
         );
         it.status.phase = Phase::Exited;
         it.status.exit.code = 3;
-        it.status.finished_ns = timestamps::now_ns() - 130_000_000_000;
+        it.status.finished_ns = clock::now_ns() - 130_000_000_000;
         assert_eq!(
             (state(&it), status(&it).as_str()),
             ("exited", "Exited (3) 2 minutes ago")
@@ -132,7 +133,7 @@ pub(super) mod tests {
         it.status.phase = Phase::Starting;
         assert_eq!(state(&it), "created", "the first boot");
         it.status.started_ns = 1;
-        it.status.finished_ns = timestamps::now_ns();
+        it.status.finished_ns = clock::now_ns();
         assert_eq!(state(&it), "exited", "started again by a user");
         it.status.restarts = 1;
         assert_eq!(state(&it), "restarting", "by its policy");

@@ -6,7 +6,7 @@ use crate::agent::AgentError;
 use crate::api::docker::answer::{self, Answer};
 use crate::api::docker::call::Call;
 use crate::api::docker::errors::ApiError;
-use crate::api::docker::timestamps;
+use crate::clock;
 use crate::controller::Error;
 use crate::state::{Command, ContainerName, Refusal, Signal};
 
@@ -117,7 +117,7 @@ pub async fn rename(call: &Call, name: &str) -> Answer {
     }
     let command = Command::Rename {
         id: container.id,
-        at_ns: timestamps::now_ns(),
+        at_ns: clock::now_ns(),
         name: new,
     };
     call.controller().propose(command).await?;

@@ -7,6 +7,7 @@ use crate::api::docker::answer::{self, Answer};
 use crate::api::docker::call::Call;
 use crate::api::docker::errors::ApiError;
 use crate::api::docker::timestamps;
+use crate::clock;
 
 /// Nanoseconds of a second.
 const SECOND: u64 = 1_000_000_000;
@@ -108,9 +109,7 @@ fn user(uid: u32) -> String {
 }
 
 fn cpu_percent(process: &ProcessInfo) -> u64 {
-    let lived = timestamps::now_ns()
-        .saturating_sub(process.started_ns)
-        .max(1);
+    let lived = clock::now_ns().saturating_sub(process.started_ns).max(1);
     (u128::from(process.cpu_ns) * 100 / u128::from(lived)).min(99) as u64
 }
 

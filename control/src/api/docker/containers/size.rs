@@ -15,7 +15,11 @@ pub struct Size {
 /// Of one container.
 pub async fn of(call: &Call, container: &Container) -> Result<Size, ApiError> {
     let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
-    let writable = call.controller().agent().layer_bytes(&container.id).await?;
+    let writable = call
+        .controller()
+        .agent()
+        .written_bytes(&container.id)
+        .await?;
     // One that this node has lost takes nothing of its disk.
     let image = call.controller().image(&container.image).await?;
     let image = image.map_or(0, |image| image.size_bytes);

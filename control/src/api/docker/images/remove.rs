@@ -10,6 +10,7 @@ use crate::api::docker::answer::{self, Answer};
 use crate::api::docker::call::Call;
 use crate::api::docker::errors::ApiError;
 use crate::api::docker::timestamps;
+use crate::clock;
 use crate::controller::key_of;
 use crate::state::{Command, Container, State, Tenant};
 
@@ -171,7 +172,7 @@ async fn carry_out(
     for name in plan.untag {
         let command = Command::Untag {
             tenant: call.tenant.clone(),
-            at_ns: timestamps::now_ns(),
+            at_ns: clock::now_ns(),
             name: name.clone(),
         };
         controller.propose(command).await?;
@@ -182,7 +183,7 @@ async fn carry_out(
     }
     let command = Command::RemoveImage {
         tenant: call.tenant.clone(),
-        at_ns: timestamps::now_ns(),
+        at_ns: clock::now_ns(),
         image: id.to_owned(),
         force: plan.force,
     };

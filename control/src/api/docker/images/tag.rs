@@ -7,7 +7,7 @@ use super::lookup::find;
 use crate::api::docker::answer::{self, Answer};
 use crate::api::docker::call::Call;
 use crate::api::docker::errors::ApiError;
-use crate::api::docker::timestamps;
+use crate::clock;
 use crate::controller::key_of;
 use crate::state::Command;
 
@@ -30,7 +30,7 @@ pub async fn tag(call: &Call, name: &str) -> Answer {
     call.controller()
         .propose(Command::AddImage {
             tenant: call.tenant.clone(),
-            at_ns: timestamps::now_ns(),
+            at_ns: clock::now_ns(),
             image,
             names: vec![key_of(&reference)],
             repo_digest: None,
