@@ -18,6 +18,9 @@ use xtask::identity::Identity;
 
 const BUSYBOX: &str = "hearth-test/busybox:latest";
 
+/// Starts of a microVM where the emulation loses about one of ten: all of them are lost in one of a hundred thousand cases.
+const STARTS: u32 = 5;
+
 /// Still at its post after whatever was done to it.
 #[track_caller]
 fn still_answers(target: &Target) {
@@ -531,21 +534,32 @@ fn a_hostile_guest_does_not_hang_its_monitor() {
 }
 
 #[test]
-#[ignore = "a guest sometimes doesn't come up on two of QEMU's processors that take turns: to be understood before it counts"]
 fn hyper_threads_of_a_core_are_shared_within_a_tenant_only() {
     let node = Node::boot(&Setup {
         side: true,
         hyper_threads: true,
         ..Setup::default()
     });
+    // Fewer guests are lost this way, see below. Cookies are the same on each processor.
+    assert_eq!(node.side().ask("processor 1"), "set");
     let (guests, _folder) = tenant(&node, "guests");
     let owners = node.docker();
     let archive = images::busybox().docker_archive(BUSYBOX);
-    // One virtual CPU: a guest with two doesn't come up where QEMU's processors take turns.
+    // Where QEMU's processors take turns, a guest with two virtual CPUs doesn't come up, and of those with one some don't, whether the
+    // processors share a core or not. What is asked here is not whether they do: a microVM that was lost is started again.
     let run = |docker: &Docker, name: &str| {
         docker.ok(&[
-            "run", "-d", "--cpus", "1", "--name", name, BUSYBOX, "sleep", "100000",
+            "create", "--cpus", "1", "--name", name, BUSYBOX, "sleep", "100000",
         ]);
+        let lost = |_: &u32| {
+            let started = docker.run(&["start", name]);
+            let lost = ["no answer within", "does not answer"]
+                .iter()
+                .any(|words| started.stderr.contains(words));
+            assert!(lost || started.code == Some(0), "{started:?}");
+            lost
+        };
+        assert!((0..STARTS).take_while(lost).count() < STARTS as usize);
         let pid = docker.ok(&["inspect", "--format", "{{.State.Pid}}", name]);
         cookie_of(&node, "vmm", Some(&pid))
     };
