@@ -540,7 +540,7 @@ fn hyper_threads_of_a_core_are_shared_within_a_tenant_only() {
         hyper_threads: true,
         ..Setup::default()
     });
-    // Fewer guests are lost this way, see below. Cookies are the same on each processor.
+    // Of ten guests, one or less is lost this way instead of two or three, see below. Cookies are the same on each processor.
     assert_eq!(node.side().ask("processor 1"), "set");
     let (guests, _folder) = tenant(&node, "guests");
     let owners = node.docker();

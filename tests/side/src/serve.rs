@@ -9,7 +9,7 @@
 //! list PATH        names in a folder, one a line
 //! read PATH        a file
 //! kmsg             the kernel's log, where init and control write too
-//! processor N      microVMs run on that processor of the node alone
+//! processor N      control and microVMs run on that processor of the node alone
 //! freeze PID       stops a process, PID 1 included, as no signal could
 //! hostile-guest    runs a monitor with a hostile guest; "survived" where that went well
 //! ```
@@ -83,7 +83,9 @@ fn converse(client: &TcpStream) -> Result<()> {
         ["read", path] => fs::read_to_string(path).with_context(|| format!("reading {path}"))?,
         ["kmsg"] => processes::kernel_log()?.join(""),
         ["processor", number] => {
-            fs::write("/sys/fs/cgroup/pods/cpuset.cpus", number)?;
+            for group in ["pods", "control"] {
+                fs::write(format!("/sys/fs/cgroup/{group}/cpuset.cpus"), number)?;
+            }
             "set".to_owned()
         }
         ["freeze", pid] => {
