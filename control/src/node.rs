@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 
-use hearth_template::WRITABLE_BYTES;
+use hearth_template::{SMALL_BYTES, WRITABLE_BYTES};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -139,7 +139,7 @@ fn node_info(owner: &Owner, boot: &Boot) -> NodeInfo {
         storage: boot.storage.clone(),
         storage_note: note.clone(),
         insecure_registries: owner.registries.insecure.clone(),
-        layer_bytes_min: WRITABLE_BYTES,
+        layer_bytes_min: SMALL_BYTES,
         siblings: boot.siblings.unwrap_or(true),
         weaknesses: boot.weaknesses.clone(),
         ..NodeInfo::default()

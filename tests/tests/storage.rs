@@ -177,6 +177,65 @@ fn a_full_disk_is_an_error_and_not_the_end() {
 }
 
 #[test]
+fn a_layer_has_the_size_that_is_asked_for_and_full_is_full() {
+    let target = hearth_tests::target::shared();
+    if !target.is_hearth() {
+        // Debian's dockerd has sizes on some file systems only.
+        return;
+    }
+    let (docker, busybox) = (target.docker(), target.busybox());
+    let sized = |size: &str, script: &str| {
+        let option = format!("size={size}");
+        docker.ok(&[
+            "run",
+            "--rm",
+            "--storage-opt",
+            &option,
+            &busybox,
+            "sh",
+            "-c",
+            script,
+        ])
+    };
+    for (size, mib) in [
+        ("64M", 64),
+        ("1500m", 1500),
+        ("9g", 9 << 10),
+        ("12G", 12 << 10),
+    ] {
+        let has: u64 = sized(size, "df -m / | tail -1 | awk '{print $2}'")
+            .parse()
+            .expect("df counts in MiB");
+        assert!((mib * 85 / 100..=mib).contains(&has), "{has} MiB of {size}");
+    }
+    let text = sized(
+        "64M",
+        "dd if=/dev/zero of=/full bs=1M 2>&1; rm /full && echo again >/again && cat /again",
+    );
+    assert!(text.contains("No space left on device"), "{text}");
+    assert!(text.ends_with("again"), "{text}");
+    // What was grown is a whole file system still, after a second mount too.
+    let grown = docker.container("grown");
+    let script = "cat /kept; dd if=/dev/zero of=/more bs=1M count=100 2>/dev/null && echo kept >/kept && sync";
+    let (name, size) = (grown.name.as_str(), "size=1G");
+    docker.ok(&[
+        "run",
+        "--name",
+        name,
+        "--storage-opt",
+        size,
+        &busybox,
+        "sh",
+        "-c",
+        script,
+    ]);
+    assert_eq!(docker.ok(&["start", "-a", name]), "kept");
+    docker
+        .run(&["create", "--storage-opt", "size=63m", &busybox])
+        .fails_saying(&["64 MiB is the least"]);
+}
+
+#[test]
 fn a_usb_stick_boots_a_node_and_tells_it_whom_to_trust() {
     let node = Node::boot(&Setup {
         stick: true,

@@ -151,11 +151,11 @@ fn lay_out(executables: &Path, guest: &Built, templates: &Templates) -> Result<(
         &hearth.join("templates/data.btrfs.template"),
         0o644,
     )?;
-    install(
-        &templates.writable,
-        &hearth.join("templates/writable.ext4.template"),
-        0o644,
-    )
+    for template in &templates.writable {
+        let name = template.file_name().context("a template has a name")?;
+        install(template, &hearth.join("templates").join(name), 0o644)?;
+    }
+    Ok(())
 }
 
 /// What mkosi takes the kernel and the stub from, and removes again from the root.

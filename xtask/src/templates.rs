@@ -1,7 +1,7 @@
-//! File systems that a node copies instead of making: an empty data disk and an empty writable layer. Made here, by the
+//! File systems that a node copies instead of making: an empty data disk and empty writable layers. Made here, by the
 //! distribution's own tools, so that no node needs these tools.
 //!
-//! Both are kept as `hearth_template` packs them.
+//! They are kept as `hearth_template` packs them.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -23,12 +23,15 @@ pub const DATA_LABEL: &str = "hearth-data";
 
 /// Nothing of it is used until it is written.
 pub use hearth_template::WRITABLE_BYTES;
+use hearth_template::{SMALL_BYTES, WRITABLE_SUFFIX};
 
-/// Options of the writable layer's file system.
+/// The journal is there so that a power cut leaves a file system and not a puzzle: small, for each container has one, and at the front
+/// like everything below.
+const WRITABLE_JOURNAL: &str = "-Jsize=8,location=0";
+const SMALL_JOURNAL: &str = "-Jsize=4,location=0";
+
+/// Options of the writable layers' file systems.
 const WRITABLE_OPTIONS: &[&str] = &[
-    // A journal so that a power cut leaves a file system and not a puzzle: small, for each container has one, and at the
-    // front like everything below.
-    "-Jsize=8,location=0",
     // One inode per 16 KiB: 650,000 files, and tables of 160 MiB that stay holes in the sparse file.
     "-i16384",
     // All bitmaps and tables at the front: but for some copies of the super block, the used part of the file is short.
@@ -49,15 +52,15 @@ const WRITABLE_OPTIONS: &[&str] = &[
 pub struct Templates {
     /// `data.btrfs.template`
     pub data: PathBuf,
-    /// `writable.ext4.template`
-    pub writable: PathBuf,
+    /// `writable.ext4.template` and, for layers that are smaller, `small.ext4.template`.
+    pub writable: [PathBuf; 2],
 }
 
-/// Both templates, from the cache or made now.
+/// The templates, from the cache or made now.
 pub fn build() -> Result<Templates> {
     let mut key = Sha256::new();
     key.update(format!(
-        "{RECIPE} {DATA_BYTES} {DATA_LABEL} {WRITABLE_BYTES} {WRITABLE_OPTIONS:?}"
+        "{RECIPE} {DATA_BYTES} {DATA_LABEL} {WRITABLE_BYTES} {WRITABLE_JOURNAL} {SMALL_BYTES} {SMALL_JOURNAL} {WRITABLE_OPTIONS:?}"
     ));
     let dir = paths::cache()?
         .join("templates")
@@ -65,18 +68,25 @@ pub fn build() -> Result<Templates> {
     fs::create_dir_all(&dir)?;
     let templates = Templates {
         data: dir.join("data.btrfs.template"),
-        writable: dir.join("writable.ext4.template"),
+        writable: ["writable", "small"].map(|name| dir.join(format!("{name}{WRITABLE_SUFFIX}"))),
     };
     make(
         &templates.data,
         DATA_BYTES,
         program("mkfs.btrfs").args(["--quiet", "--label", DATA_LABEL]),
     )?;
-    make(
-        &templates.writable,
-        WRITABLE_BYTES,
-        program("mkfs.ext4").arg("-q").args(WRITABLE_OPTIONS),
-    )?;
+    let [writable, small] = &templates.writable;
+    for (template, bytes, journal) in [
+        (writable, WRITABLE_BYTES, WRITABLE_JOURNAL),
+        (small, SMALL_BYTES, SMALL_JOURNAL),
+    ] {
+        let mut mkfs = program("mkfs.ext4");
+        make(
+            template,
+            bytes,
+            mkfs.args(["-q", journal]).args(WRITABLE_OPTIONS),
+        )?;
+    }
     Ok(templates)
 }
 

@@ -12,9 +12,14 @@ use android_sparse_image::{
     CHUNK_HEADER_BYTES_LEN, ChunkHeader, ChunkType, FILE_HEADER_BYTES_LEN, FileHeader,
 };
 
-/// Size of the writable layers' template, and so of a layer for which nobody asks for more: what docker's own drivers that have a size
-/// give. A layer can be larger, and is grown by its guest; it can't be smaller.
+/// Size of the writable layers' template, and so of a layer for which nobody asks for another size: what docker's own drivers that have
+/// a size give. A layer that is larger is grown by its guest when it is first mounted.
 pub const WRITABLE_BYTES: u64 = 10 << 30;
+/// Size of the template for layers that are smaller, and so of the smallest: its journal of 4 MiB (mke2fs(8): 1024 blocks at least)
+/// and its tables leave nine tenths to the container.
+pub const SMALL_BYTES: u64 = 64 << 20;
+/// What the names of writable layers' templates end in.
+pub const WRITABLE_SUFFIX: &str = ".ext4.template";
 /// The file systems' own.
 const BLOCK_BYTES: u32 = 4096;
 /// A run is read as one piece: no longer than this.

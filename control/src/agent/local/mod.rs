@@ -23,7 +23,6 @@ mod words;
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -34,12 +33,13 @@ use hearth_guest_protocol::{Error as Refusal, Reply, Request};
 pub use paths::Paths;
 
 #[cfg(test)]
-pub(crate) use layer::packed;
+pub(crate) use layer::template;
 
 use cores::{Cookie, Cores};
 use entry::{Entry, Run};
 use exec::Execs;
 use guest::GuestError;
+use layer::Templates;
 use log::Log;
 
 use super::{
@@ -81,7 +81,7 @@ struct Local {
     paths: Paths,
     node: NodeInfo,
     dns: Vec<IpAddr>,
-    template: PathBuf,
+    templates: Templates,
     layer_bytes: u64,
     cores: Cores,
     images: hearth_image::Store,
@@ -105,7 +105,7 @@ struct Claim {
 }
 
 impl LocalAgent {
-    /// Makes the node ready: unpacks the template of writable layers.
+    /// Makes the node ready: unpacks the templates of writable layers.
     pub async fn new(
         config: LocalConfig,
         images: hearth_image::Store,
@@ -119,16 +119,16 @@ impl LocalAgent {
             siblings,
             layer_bytes,
         } = config;
-        let (packed, dir) = (paths.template.clone(), paths.containers.clone());
-        let template = blocking("unpacking the template of writable layers", move || {
-            layer::unpack_template(&packed, &dir)
+        let (packed, dir) = (paths.templates.clone(), paths.containers.clone());
+        let templates = blocking("unpacking the templates of writable layers", move || {
+            Templates::unpack(&packed, &dir)
         })
         .await?;
         let local = Local {
             paths,
             node,
             dns,
-            template,
+            templates,
             layer_bytes,
             cores: Cores::new(siblings),
             images,
@@ -295,13 +295,13 @@ impl Local {
 #[async_trait]
 impl Agent for LocalAgent {
     async fn prepare(&self, container: &Container) -> Result<(), AgentError> {
-        let (template, dir) = (
-            self.local.template.clone(),
+        let (templates, dir) = (
+            self.local.templates.clone(),
             self.local.paths.container(&container.id),
         );
         let bytes = self.local.layer_bytes(&container.spec);
         blocking("making the container's writable layer", move || {
-            layer::layer(&template, &dir, bytes).map(drop)
+            layer::layer(&templates, &dir, bytes).map(drop)
         })
         .await
     }
@@ -361,10 +361,10 @@ impl Agent for LocalAgent {
     }
 
     async fn written_bytes(&self, id: &ContainerId) -> Result<u64, AgentError> {
-        let template = self.local.template.clone();
+        let templates = self.local.templates.clone();
         let dir = self.local.paths.container(id);
         blocking("looking at the container's writable layer", move || {
-            layer::bytes_written(&template, &dir)
+            layer::bytes_written(&templates, &dir)
         })
         .await
     }

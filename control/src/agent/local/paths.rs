@@ -21,8 +21,8 @@ pub struct Paths {
     pub kernel: PathBuf,
     /// Guest's initial RAM file system.
     pub initramfs: PathBuf,
-    /// Compressed empty writable layer.
-    pub template: PathBuf,
+    /// Directory of packed empty writable layers, one for each size.
+    pub templates: PathBuf,
 }
 
 impl Default for Paths {
@@ -35,7 +35,7 @@ impl Default for Paths {
             vmm: "/usr/lib/hearth/vmm".into(),
             kernel: "/usr/lib/hearth/guest/vmlinux".into(),
             initramfs: "/usr/lib/hearth/guest/initramfs".into(),
-            template: "/usr/lib/hearth/templates/writable.ext4.template".into(),
+            templates: "/usr/lib/hearth/templates".into(),
         }
     }
 }

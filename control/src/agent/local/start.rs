@@ -197,7 +197,7 @@ fn spawn(
     let size = size::size(&container.spec, node::memory_bytes(), node::cpus())?;
     let root = File::open(local.images.root_file(image)).map_err(io("opening the image"))?;
     let dir = local.paths.container(id);
-    let writable = layer::layer(&local.template, &dir, local.layer_bytes(&container.spec))
+    let writable = layer::layer(&local.templates, &dir, local.layer_bytes(&container.spec))
         .and_then(|path| OpenOptions::new().read(true).write(true).open(path))
         .map_err(io("opening the container's writable layer"))?;
     let kernel = File::open(&local.paths.kernel).map_err(io("opening the guest's kernel"))?;

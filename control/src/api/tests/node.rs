@@ -117,7 +117,7 @@ pub struct Client(http1::SendRequest<Full<Bytes>>);
 pub async fn controller(dir: &Path) -> Controller {
     let files = paths(dir);
     monitor::script(dir);
-    std::fs::write(&files.template, crate::agent::local::packed(&[1; 4096])).unwrap();
+    crate::agent::local::template(&files.templates, "empty", &[1; 4096]);
     std::fs::write(&files.kernel, "").unwrap();
     std::fs::write(&files.initramfs, "").unwrap();
     let waits = Arc::new(Waits::default());

@@ -104,10 +104,9 @@ impl TryFrom<u64> for LayerGib {
     type Error = String;
 
     fn try_from(gib: u64) -> Result<Self, String> {
-        let least = hearth_template::WRITABLE_BYTES >> 30;
-        if !(least..=LAYER_GIB_MAX).contains(&gib) {
+        if !(1..=LAYER_GIB_MAX).contains(&gib) {
             return Err(format!(
-                "layers of {gib} GiB can't be made: {least} to {LAYER_GIB_MAX} are possible"
+                "layers of {gib} GiB can't be made: 1 to {LAYER_GIB_MAX} are possible"
             ));
         }
         Ok(Self(gib))
@@ -229,10 +228,10 @@ mod tests {
     }
 
     #[test]
-    fn layers_are_no_smaller_than_their_template() {
-        let config = parse("[storage]\nlayer_gib = 40\n").unwrap();
-        assert_eq!(config.storage.layer_gib, Some(LayerGib(40)));
-        for wrong in ["1", "-1", "100000", "\"40\""] {
+    fn layers_have_a_possible_size() {
+        let config = parse("[storage]\nlayer_gib = 4\n").unwrap();
+        assert_eq!(config.storage.layer_gib, Some(LayerGib(4)));
+        for wrong in ["0", "-1", "100000", "\"40\""] {
             let error = parse(&format!("[storage]\nlayer_gib = {wrong}\n")).unwrap_err();
             assert!(error.starts_with("line 2: "), "{error}");
         }

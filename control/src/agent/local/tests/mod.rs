@@ -109,14 +109,14 @@ pub(crate) fn paths(dir: &Path) -> Paths {
         vmm: dir.join("vmm"),
         kernel: dir.join("kernel"),
         initramfs: dir.join("initramfs"),
-        template: dir.join("empty.template"),
+        templates: dir.join("templates"),
     }
 }
 
 async fn node(dir: &Path) -> Node {
     let paths = paths(dir);
     monitor::script(dir);
-    std::fs::write(&paths.template, packed(&[1; 4096])).unwrap();
+    template(&paths.templates, "empty", &[1; 4096]);
     std::fs::write(&paths.kernel, "").unwrap();
     std::fs::write(&paths.initramfs, "").unwrap();
     let images = hearth_image::Store::open(&dir.join("images"), Default::default())

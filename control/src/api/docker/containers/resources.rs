@@ -103,8 +103,8 @@ pub fn check_against_node(
         let (least, most) = (node.layer_bytes_min, node.storage_total_bytes);
         if bytes < least {
             return refused(format!(
-                "storage size of {bytes} bytes is less than a writable layer can have: {} GiB is the least",
-                least >> 30
+                "storage size of {bytes} bytes is less than a writable layer can have: {} MiB is the least",
+                least >> 20
             ));
         }
         if most > 0 && bytes > most {
@@ -304,7 +304,7 @@ mod tests {
     #[test]
     fn a_layer_is_no_smaller_than_the_smallest_and_no_larger_than_the_disk() {
         let node = NodeInfo {
-            layer_bytes_min: 10 << 30,
+            layer_bytes_min: 64 << 20,
             storage_total_bytes: 100 << 30,
             ..NodeInfo::default()
         };
