@@ -224,25 +224,34 @@ impl Disk {
     }
 
     fn get_now<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, DiskError> {
-        self.get_bytes_now(name)?
-            .map(|bytes| Ok(encoding::decode(&bytes)?))
-            .transpose()
+        let [bytes] = self.get_bytes_now([name])?;
+        bytes.map(|bytes| Ok(encoding::decode(&bytes)?)).transpose()
     }
 
-    /// Read one value of `meta` as it is.
-    pub async fn get_bytes(&self, name: &'static str) -> Result<Option<Vec<u8>>, DiskError> {
+    /// Read some values of `meta`, as they are and as they were at one moment.
+    pub async fn get_bytes<const N: usize>(
+        &self,
+        names: [&'static str; N],
+    ) -> Result<[Option<Vec<u8>>; N], DiskError> {
         let disk = self.clone();
-        self.on_executor(move || disk.get_bytes_now(name)).await
+        self.on_executor(move || disk.get_bytes_now(names)).await
     }
 
-    fn get_bytes_now(&self, name: &str) -> Result<Option<Vec<u8>>, DiskError> {
+    fn get_bytes_now<const N: usize>(
+        &self,
+        names: [&str; N],
+    ) -> Result<[Option<Vec<u8>>; N], DiskError> {
         self.read_now(|transaction| {
+            let mut values = [const { None }; N];
             let table = match transaction.open_table(META) {
                 Ok(table) => table,
-                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
+                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(values),
                 Err(error) => return Err(error.into()),
             };
-            Ok(table.get(name)?.map(|value| value.value().to_vec()))
+            for (name, value) in names.into_iter().zip(&mut values) {
+                *value = table.get(name)?.map(|found| found.value().to_vec());
+            }
+            Ok(values)
         })
     }
 

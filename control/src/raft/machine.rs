@@ -38,9 +38,11 @@ impl Machine {
     }
 
     async fn stored(&self) -> Result<Option<(SnapshotMeta<u64, BasicNode>, Vec<u8>)>, DiskError> {
-        let meta = self.disk.get("snapshot-of").await?;
-        let bytes = self.disk.get_bytes("snapshot").await?;
-        Ok(meta.zip(bytes))
+        let [meta, bytes] = self.disk.get_bytes(["snapshot-of", "snapshot"]).await?;
+        let stored = meta.zip(bytes);
+        stored
+            .map(|(meta, bytes)| Ok((encoding::decode(&meta)?, bytes)))
+            .transpose()
     }
 
     fn replace(&mut self, meta: &SnapshotMeta<u64, BasicNode>, state: State) {

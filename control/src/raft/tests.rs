@@ -2,8 +2,39 @@
 
 use std::sync::Arc;
 
-use super::{Observer, Replica};
+use openraft::testing::StoreBuilder;
+
+use super::disk::Disk;
+use super::log::LogStore;
+use super::machine::Machine;
+use super::{DiskThread, Observer, Replica, Shared, Types};
 use crate::state::{Command, Event, Outcome, Refusal, State};
+
+/// openraft's own suite asks this for storage that is empty.
+struct Empty;
+
+impl StoreBuilder<Types, LogStore, Machine, tempfile::TempDir> for Empty {
+    async fn build(
+        &self,
+    ) -> Result<(tempfile::TempDir, LogStore, Machine), openraft::StorageError<u64>> {
+        let dir = tempfile::tempdir().unwrap();
+        let thread = Arc::new(DiskThread::start().unwrap());
+        let disk = Disk::open(dir.path(), 0, thread).await.unwrap();
+        let log = LogStore::new(disk.clone()).await.unwrap();
+        let shared = Arc::new(Shared {
+            state: Default::default(),
+            events: tokio::sync::broadcast::channel(1).0,
+            observer: Arc::new(Nobody),
+        });
+        let machine = Machine::restore(disk, shared).await.unwrap();
+        Ok((dir, log, machine))
+    }
+}
+
+#[test]
+fn the_storage_is_what_openraft_expects() {
+    openraft::testing::Suite::test_all(Empty).unwrap();
+}
 
 struct Nobody;
 impl Observer for Nobody {
