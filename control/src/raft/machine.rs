@@ -9,10 +9,11 @@ use openraft::{
     StorageError, StorageIOError, StoredMembership,
 };
 
+use super::batch::{Answers, Verdict};
 use super::disk::{self, Disk, DiskError};
-use super::{Answer, Shared, Types};
+use super::{Shared, Types};
 use crate::state::encoding;
-use crate::state::{Outcome, State};
+use crate::state::{Command, State};
 
 /// Applies what is committed.
 pub(super) struct Machine {
@@ -45,6 +46,22 @@ impl Machine {
             .transpose()
     }
 
+    fn apply_one(&self, command: &Command) -> Verdict {
+        let mut state = self
+            .shared
+            .state
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let applied = state.apply(command);
+        self.shared.observer.applied(&state, &applied.events);
+        drop(state);
+        for event in applied.events {
+            // Nobody listens: nobody misses it.
+            let _ = self.shared.events.send(event);
+        }
+        applied.result
+    }
+
     fn replace(&mut self, meta: &SnapshotMeta<u64, BasicNode>, state: State) {
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
@@ -65,7 +82,7 @@ impl RaftStateMachine<Types> for Machine {
         Ok((self.applied, self.membership.clone()))
     }
 
-    async fn apply<I>(&mut self, entries: I) -> Result<Vec<Answer>, StorageError<u64>>
+    async fn apply<I>(&mut self, entries: I) -> Result<Vec<Answers>, StorageError<u64>>
     where
         I: IntoIterator<Item = Entry<Types>> + OptionalSend,
         I::IntoIter: OptionalSend,
@@ -74,26 +91,18 @@ impl RaftStateMachine<Types> for Machine {
         for entry in entries {
             self.applied = Some(entry.log_id);
             answers.push(match entry.payload {
-                EntryPayload::Blank => Answer(Ok(Outcome::Unchanged)),
+                EntryPayload::Blank => Answers::default(),
                 EntryPayload::Membership(membership) => {
                     self.membership = StoredMembership::new(Some(entry.log_id), membership);
-                    Answer(Ok(Outcome::Unchanged))
+                    Answers::default()
                 }
-                EntryPayload::Normal(command) => {
-                    let mut state = self
-                        .shared
-                        .state
-                        .write()
-                        .unwrap_or_else(PoisonError::into_inner);
-                    let applied = state.apply(&command);
-                    self.shared.observer.applied(&state, &applied.events);
-                    drop(state);
-                    for event in applied.events {
-                        // Nobody listens: nobody misses it.
-                        let _ = self.shared.events.send(event);
-                    }
-                    Answer(applied.result)
-                }
+                EntryPayload::Normal(batch) => Answers(
+                    batch
+                        .0
+                        .iter()
+                        .map(|command| self.apply_one(command))
+                        .collect(),
+                ),
             });
         }
         Ok(answers)

@@ -1,6 +1,6 @@
 //! The replicated log, hidden: commands go in, applied state and events come out. Nothing outside this folder knows openraft.
 //!
-//! Durable: a command is answered after its entry is on disk (one `fsync`). Everything is in one file, `/data/raft/replica.redb`: this
+//! Durable: a command is answered after its entry is on disk (one `fsync` for all that arrive meanwhile, [`batch`]). Everything is in one file, `/data/raft/replica.redb`: this
 //! node's id, vote, log, and the last snapshot. The state lives in memory and is rebuilt at start from the snapshot and the log.
 //!
 //! The file is read and written by a thread of its own ([`DiskThread`]): nothing that clients do on the node can hold commands up.
@@ -8,6 +8,7 @@
 //! After the first write that fails, this replica takes no more commands: what the disk holds is then unknown, and only a restart,
 //! which reads it again, can tell.
 
+mod batch;
 mod disk;
 mod executor;
 mod log;
@@ -20,11 +21,12 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use openraft::error::{ClientWriteError, RaftError};
 use openraft::{BasicNode, Config, Raft, SnapshotPolicy};
 use tokio::sync::broadcast;
 
 use crate::state::{Command, Event, NodeId, Outcome, Refusal, State};
+
+use batch::{Answers, Batch, Proposals};
 
 pub use disk::DiskError;
 pub use executor::{DiskThread, Executor, Work};
@@ -45,18 +47,14 @@ const LEADER_PATIENCE: Duration = Duration::from_secs(60);
 openraft::declare_raft_types!(
     /// The types that openraft is used with.
     pub(crate) Types:
-        D = Command,
-        R = Answer,
+        D = Batch,
+        R = Answers,
         NodeId = u64,
         Node = BasicNode,
         Entry = openraft::Entry<Types>,
         SnapshotData = std::io::Cursor<Vec<u8>>,
         AsyncRuntime = openraft::TokioRuntime,
 );
-
-/// What applying an entry gave.
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
-pub(crate) struct Answer(pub Result<Outcome, Refusal>);
 
 /// Why a replica could not do something. A refusal by the state machine is not among these.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +86,7 @@ struct Shared {
 pub struct Replica {
     node: NodeId,
     raft: Raft<Types>,
+    proposals: Proposals,
     disk: disk::Disk,
     shared: Arc<Shared>,
 }
@@ -139,6 +138,7 @@ impl Replica {
             .map_err(|e| ReplicaError::Unavailable(e.to_string()))?;
         let replica = Self {
             node,
+            proposals: Proposals::to(raft.clone()),
             raft,
             disk,
             shared,
@@ -188,18 +188,7 @@ impl Replica {
         &self,
         command: Command,
     ) -> Result<Result<Outcome, Refusal>, ReplicaError> {
-        match self.raft.client_write(command).await {
-            Ok(written) => Ok(written.data.0),
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
-                let leader = forward
-                    .leader_id
-                    .map_or_else(|| "nobody".into(), |id| format!("node {id:x}"));
-                Err(ReplicaError::Unavailable(format!(
-                    "this node does not lead, {leader} does"
-                )))
-            }
-            Err(error) => Err(ReplicaError::Unavailable(error.to_string())),
-        }
+        self.proposals.propose(command).await
     }
 
     /// The state as it is here, for as long as the guard lives. Never hold it across an await.

@@ -7,7 +7,7 @@ use openraft::testing::StoreBuilder;
 use super::disk::Disk;
 use super::log::LogStore;
 use super::machine::Machine;
-use super::{DiskThread, Observer, Replica, Shared, Types};
+use super::{DiskThread, Executor, Observer, Replica, Shared, Types, Work};
 use crate::state::{Command, Event, Outcome, Refusal, State};
 
 /// openraft's own suite asks this for storage that is empty.
@@ -126,6 +126,90 @@ async fn a_refusal_is_an_answer_and_events_come_in_order() {
     replica.propose(untag).await.unwrap().unwrap();
     assert_eq!(events.recv().await.unwrap().action, "load");
     assert_eq!(events.recv().await.unwrap().action, "untag");
+    replica.close().await;
+}
+
+/// Does what it is given when told to.
+struct Gate(std::sync::Mutex<Option<Vec<Work>>>, DiskThread);
+
+impl Gate {
+    fn open(&self) {
+        for work in self.0.lock().unwrap().take().into_iter().flatten() {
+            self.1.execute(work);
+        }
+    }
+}
+
+impl Executor for Gate {
+    fn execute(&self, work: Work) {
+        match &mut *self.0.lock().unwrap() {
+            Some(waiting) => waiting.push(work),
+            None => self.1.execute(work),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_that_wait_for_the_disk_share_its_next_write_and_keep_their_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let gate = Arc::new(Gate(Default::default(), DiskThread::start().unwrap()));
+    let disk: Arc<dyn Executor> = Arc::<Gate>::clone(&gate);
+    let replica = Replica::open_on(dir.path(), 7, Arc::new(Nobody), disk)
+        .await
+        .unwrap();
+    let entries = || replica.raft.metrics().borrow().last_log_index.unwrap();
+    let before = entries();
+    *gate.0.lock().unwrap() = Some(Vec::new());
+    let mut answers = Vec::new();
+    for n in 0..100 {
+        let replica = replica.clone();
+        let mut answer = Box::pin(async move { replica.propose(load(n)).await });
+        assert!(futures_util::poll!(&mut answer).is_pending());
+        answers.push(answer);
+    }
+    let mut events = replica.events();
+    gate.open();
+    for (n, answer) in answers.into_iter().enumerate() {
+        assert_eq!(answer.await.unwrap(), Ok(Outcome::Done));
+        assert_eq!(events.recv().await.unwrap().at_ns, n as u64);
+    }
+    assert!(entries() - before <= 2, "{} entries", entries() - before);
+    replica.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_commands_do_not_share_an_entry() {
+    let dir = tempfile::tempdir().unwrap();
+    let replica = open(dir.path()).await;
+    let before = replica.raft.metrics().borrow().last_log_index.unwrap();
+    let large = |n: u64| {
+        let Command::AddImage {
+            tenant,
+            at_ns,
+            image,
+            repo_digest,
+            action,
+            ..
+        } = load(n)
+        else {
+            unreachable!()
+        };
+        let names = vec![format!("image:{}", "x".repeat(700 << 10))];
+        Command::AddImage {
+            tenant,
+            at_ns,
+            image,
+            names,
+            repo_digest,
+            action,
+        }
+    };
+    let all = futures_util::future::join_all((0..3).map(|n| replica.propose(large(n)))).await;
+    assert!(all.iter().all(|answer| answer.as_ref().unwrap().is_ok()));
+    assert_eq!(
+        replica.raft.metrics().borrow().last_log_index.unwrap() - before,
+        3
+    );
     replica.close().await;
 }
 

@@ -23,6 +23,24 @@ pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, EncodingError> {
     Ok(bytes)
 }
 
+/// How many bytes a value is encoded.
+pub fn size<T: Serialize>(value: &T) -> Result<usize, EncodingError> {
+    struct Count(usize);
+    impl std::io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    ciborium::into_writer(value, &mut count).map_err(|e| EncodingError::Encode(e.to_string()))?;
+    Ok(count.0)
+}
+
 /// The value in some bytes.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, EncodingError> {
     ciborium::from_reader(bytes).map_err(|e| EncodingError::Decode(e.to_string()))
