@@ -8,6 +8,7 @@ fn main() {
         ..Setup::default()
     });
     let arguments: Vec<_> = node
+        .api()
         .docker_arguments()
         .iter()
         .map(|argument| argument.to_string_lossy().into_owned())

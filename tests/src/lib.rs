@@ -1,12 +1,13 @@
 //! End-to-end tests: the real image in QEMU, driven by real clients over the network.
 //!
 //! This crate is the framework; the cases are the files of `tests/`, named for what they show. A case asks for
-//! [`target::shared`], which boots one node per test binary, and drives it with [`docker::Docker`]. Nothing of what
-//! we ship is replaced or imitated: what isn't ours (docker's CLI, a registry, the images' programs) is the
-//! distribution's.
+//! [`target::shared`], which boots one node per test binary, or, if it needs no virtual machine, for [`target::plain`], where
+//! nothing is booted; and drives it with [`docker::Docker`]. Nothing else of what we ship is replaced or imitated: what isn't
+//! ours (docker's CLI, a registry, the images' programs) is the distribution's.
 //!
 //! Waiting is by what is seen, never by time: each wait has a deadline, so generous that passing it means "hung".
 
+pub mod api;
 pub mod archive;
 pub mod debian;
 pub mod docker;
@@ -14,10 +15,12 @@ pub mod faults;
 pub mod images;
 pub mod intel;
 pub mod layer;
+pub mod native;
 pub mod node;
 pub mod packages;
 pub mod process;
 pub mod registry;
+pub mod relay;
 pub mod side;
 pub mod stick;
 pub mod target;

@@ -1,29 +1,22 @@
 //! A Hearth node in QEMU: the image under test, with an identity and a disk of its own.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, Once, PoisonError};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use xtask::checks::EFI_VARIABLE;
 use xtask::identity::Identity;
 use xtask::qemu::{self, Accelerator, Boot, Forward, Machine, Protocol, Running};
 
+use crate::api::{self, Api};
 use crate::docker::Docker;
 use crate::process;
 use crate::side::{self, Side};
 use crate::stick;
-
-/// The node's Docker API.
-const API_PORT: u16 = 2376;
-
-/// A node that hasn't answered by then hangs: in emulation, on a busy machine, it takes a tenth of it.
-const BOOT_HUNG: Duration = Duration::from_secs(300);
 
 /// How much of the console is shown with a failure.
 const CONSOLE_LINES: usize = 60;
@@ -76,8 +69,7 @@ impl Default for Setup {
 pub struct Node {
     dir: PathBuf,
     machine: Machine,
-    identity: Identity,
-    api_port: u16,
+    api: Api,
     /// QEMU; none while the power is cut.
     child: Mutex<Option<Child>>,
     /// The forwards so far, by the node's port: each is asked for once.
@@ -149,7 +141,7 @@ impl Node {
         machine.forwards.push(Forward {
             protocol: Protocol::Tcp,
             host: api_port,
-            machine: API_PORT,
+            machine: api::PORT,
         });
         let side = if setup.side {
             let port = qemu::free_port(Protocol::Tcp)?;
@@ -166,8 +158,7 @@ impl Node {
         let node = Self {
             dir,
             machine,
-            identity,
-            api_port,
+            api: Api::on(api_port, identity),
             child: Mutex::default(),
             forwards: Mutex::default(),
             side,
@@ -200,36 +191,10 @@ impl Node {
     /// Waits until the owner's docker gets an answer.
     #[track_caller]
     pub fn wait_for_api(&self) {
-        let begun = Instant::now();
-        let docker = self.docker();
-        loop {
-            let mut command = docker.command(&["version", "--format", "{{.Server.Version}}"]);
-            command.stdin(Stdio::null());
-            let output = command
-                .output()
-                .unwrap_or_else(|error| panic!("can't start docker: {error}"));
-            if output.status.success() {
-                eprintln!(
-                    "the node answered after {:.1} s",
-                    begun.elapsed().as_secs_f32()
-                );
-                return;
-            }
-            if let Some(status) = self.ended() {
-                panic!(
-                    "QEMU ended ({status}) before the node answered:\n{}{}",
-                    self.console_tail(),
-                    self.log()
-                );
-            }
-            assert!(
-                begun.elapsed() < BOOT_HUNG,
-                "hung: the node doesn't answer: {}\n{}",
-                String::from_utf8_lossy(&output.stderr),
-                self.console_tail()
-            );
-            std::thread::sleep(Duration::from_millis(200));
-        }
+        self.api.wait(
+            || Some(format!("QEMU ended ({})", self.ended()?)),
+            || self.console_tail() + &self.log(),
+        );
     }
 
     /// Waits until the node's console shows `wanted`, for nodes that don't listen.
@@ -331,38 +296,14 @@ impl Node {
         self.machine.disk.as_deref()
     }
 
-    /// Where its API is on loopback.
-    pub fn api_address(&self) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], self.api_port))
-    }
-
-    /// Its owner's CA and certificates.
-    pub fn identity(&self) -> &Identity {
-        &self.identity
-    }
-
-    /// What the docker CLI needs to reach the node with the certificate in `folder`.
-    pub fn arguments_with(&self, folder: &Path) -> Vec<OsString> {
-        let file = |option: &str, name: &str| {
-            OsString::from(format!("--{option}={}", folder.join(name).display()))
-        };
-        vec![
-            OsString::from(format!("--host=tcp://{}", self.api_address())),
-            "--tlsverify".into(),
-            file("tlscacert", "ca.pem"),
-            file("tlscert", "cert.pem"),
-            file("tlskey", "key.pem"),
-        ]
-    }
-
-    /// What the docker CLI needs to reach the node as its owner.
-    pub fn docker_arguments(&self) -> Vec<OsString> {
-        self.arguments_with(&self.identity.owner_dir())
+    /// Its API.
+    pub fn api(&self) -> &Api {
+        &self.api
     }
 
     /// The owner's docker CLI.
     pub fn docker(&self) -> Docker {
-        Docker::new(&crate::target::cli(), self.docker_arguments())
+        self.api.docker()
     }
 
     /// Makes a port of the node appear on loopback; where.
@@ -413,7 +354,8 @@ fn kernel_of(efi: &Path) -> Result<PathBuf> {
     Ok(kernel)
 }
 
-fn tail(dir: &Path) -> String {
+/// The end of the console in a node's folder.
+pub(crate) fn tail(dir: &Path) -> String {
     let console = fs::read(dir.join("console")).unwrap_or_default();
     let console = String::from_utf8_lossy(&console);
     let lines: Vec<&str> = console.lines().collect();
@@ -426,7 +368,7 @@ fn tail(dir: &Path) -> String {
 }
 
 /// From now on a failing case shows the console of the nodes that were started.
-fn show_console_with_failures(dir: &Path) {
+pub(crate) fn show_console_with_failures(dir: &Path) {
     static STARTED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
     static HOOKED: Once = Once::new();
     STARTED

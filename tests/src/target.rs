@@ -1,13 +1,16 @@
-//! What the cases drive: a Hearth node, or, to check the cases themselves, a dockerd.
+//! What the cases drive: a booted Hearth node; a Hearth node without a machine, where no virtual machine is needed; or, to check
+//! the cases themselves, a dockerd.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use crate::api::Api;
 use crate::archive::Image;
 use crate::docker::Docker;
 use crate::faults::{Fault, Proxy};
 use crate::images;
+use crate::native::{self, Native};
 use crate::node::{Node, Setup};
 use crate::registry::Registry;
 
@@ -18,9 +21,17 @@ pub const REFERENCE: &str = "HEARTH_TESTS_REFERENCE";
 /// The docker CLI under test, if it isn't the one on the `PATH`: the tests run with the distribution's as well.
 pub const DOCKER_CLI: &str = "HEARTH_TESTS_DOCKER";
 
+/// If it is set, cases that need no virtual machine run on a booted node all the same.
+pub const BOOTED: &str = "HEARTH_TESTS_BOOTED";
+
+/// QEMU's user-mode network: the host, as its guests see it.
+const MACHINES_HOST: &str = "10.0.2.2";
+const LOOPBACK: &str = "127.0.0.1";
+
 /// What answers the docker CLI.
 enum Kind {
-    Hearth(Box<Node>),
+    Booted(Box<Node>),
+    Native(Box<Native>),
     Reference,
 }
 
@@ -46,7 +57,20 @@ pub struct Target {
 /// The target of this test binary: booted by the first case that asks, ended with the binary.
 pub fn shared() -> &'static Target {
     static SHARED: OnceLock<Target> = OnceLock::new();
-    SHARED.get_or_init(Target::start)
+    SHARED.get_or_init(|| Target::start(true))
+}
+
+/// As [`shared`], for cases in which a container is made and listed but no program of it has to do anything: nothing is booted. What
+/// programs there are, the scripted monitor knows. Where this machine doesn't let us start a node so, it is [`shared`].
+pub fn plain() -> &'static Target {
+    static PLAIN: OnceLock<Option<Target>> = OnceLock::new();
+    let plain = PLAIN.get_or_init(|| {
+        let other = [BOOTED, REFERENCE]
+            .iter()
+            .any(|name| std::env::var_os(name).is_some());
+        (!other && native::possible()).then(|| Target::start(false))
+    });
+    plain.as_ref().unwrap_or_else(|| shared())
 }
 
 /// The docker CLI under test.
@@ -55,7 +79,7 @@ pub fn cli() -> PathBuf {
 }
 
 impl Target {
-    fn start() -> Self {
+    fn start(booted: bool) -> Self {
         let registry = Registry::start();
         let private_registry = Registry::start_private();
         let proxy = |fault| Proxy::start(registry.port(), fault);
@@ -68,27 +92,36 @@ impl Target {
         let unlisted = proxy(Fault::Drops { times: 0 });
         let down_port = crate::registry::free_port().expect("loopback has a free port");
         let cli = cli();
+        let mut ports = vec![
+            registry.port(),
+            private_registry.port(),
+            dropping.port(),
+            always_dropping.port(),
+            corrupting.port(),
+            slow.port(),
+            silent.port(),
+            broken.port(),
+        ];
+        let insecure = |host: &str| {
+            let ports = ports.iter().chain([&down_port]);
+            ports.map(|port| format!("{host}:{port}")).collect()
+        };
         let (kind, docker) = match std::env::var(REFERENCE) {
             Ok(endpoint) => (Kind::Reference, Docker::new(&cli, ["-H", &endpoint])),
-            Err(_) => {
-                let insecure = [
-                    registry.port(),
-                    private_registry.port(),
-                    dropping.port(),
-                    always_dropping.port(),
-                    corrupting.port(),
-                    slow.port(),
-                    silent.port(),
-                    broken.port(),
-                    down_port,
-                ];
-                let insecure = insecure.map(|port| format!("10.0.2.2:{port}")).to_vec();
+            Err(_) if booted => {
                 let node = Node::boot(&Setup {
-                    insecure,
+                    insecure: insecure(MACHINES_HOST),
                     ..Setup::default()
                 });
-                let docker = Docker::new(&cli, node.docker_arguments());
-                (Kind::Hearth(Box::new(node)), docker)
+                let docker = node.docker();
+                (Kind::Booted(Box::new(node)), docker)
+            }
+            Err(_) => {
+                let insecure = insecure(LOOPBACK);
+                ports.push(unlisted.port());
+                let native = Native::start(&ports, &insecure);
+                let docker = native.api().docker();
+                (Kind::Native(Box::new(native)), docker)
             }
         };
         Self {
@@ -110,13 +143,14 @@ impl Target {
 
     /// Whether this is what we ship, and not the dockerd that the cases are checked against.
     pub fn is_hearth(&self) -> bool {
-        matches!(self.kind, Kind::Hearth(_))
+        !matches!(self.kind, Kind::Reference)
     }
 
-    /// The node; none when the cases run against a dockerd.
-    pub fn node(&self) -> Option<&Node> {
+    /// The node's API and its owner's certificates; none when the cases run against a dockerd.
+    pub fn api(&self) -> Option<&Api> {
         match &self.kind {
-            Kind::Hearth(node) => Some(node),
+            Kind::Booted(node) => Some(node.api()),
+            Kind::Native(native) => Some(native.api()),
             Kind::Reference => None,
         }
     }
@@ -179,16 +213,16 @@ impl Target {
     /// How the node and its containers call this machine's loopback.
     pub fn host_address(&self) -> &'static str {
         match self.kind {
-            // QEMU's user-mode network: the host, as its guests see it.
-            Kind::Hearth(_) => "10.0.2.2",
-            Kind::Reference => "127.0.0.1",
+            Kind::Booted(_) => MACHINES_HOST,
+            Kind::Native(_) | Kind::Reference => LOOPBACK,
         }
     }
 
     /// What a container connects to, and what a server of the test binds, so that they meet.
     pub fn meeting_point(&self) -> (&'static str, &'static str) {
         match self.kind {
-            Kind::Hearth(_) => ("10.0.2.2", "127.0.0.1"),
+            Kind::Booted(_) => (MACHINES_HOST, LOOPBACK),
+            Kind::Native(_) => panic!("no container of a node without a machine has a network"),
             Kind::Reference => ("172.17.0.1", "172.17.0.1"),
         }
     }
@@ -209,7 +243,8 @@ impl Target {
                 panic!("`docker port {container} {port}` prints no port: {printed:?}")
             });
         match &self.kind {
-            Kind::Hearth(node) => node.forward(node_port, port.ends_with("/udp")),
+            Kind::Booted(node) => node.forward(node_port, port.ends_with("/udp")),
+            Kind::Native(_) => panic!("nobody listens in a container of a node without a machine"),
             Kind::Reference => SocketAddr::from(([127, 0, 0, 1], node_port)),
         }
     }

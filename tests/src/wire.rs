@@ -51,14 +51,10 @@ impl Answer {
 
 /// Connects to the target's API, as its owner.
 pub fn connect(target: &Target) -> io::Result<Box<dyn Wire>> {
-    match target.node() {
-        Some(node) => {
-            let folder = node.identity().owner_dir();
-            let stream = connect_tls(
-                node.api_address().port(),
-                &folder.join("ca.pem"),
-                Some(&folder),
-            )?;
+    match target.api() {
+        Some(api) => {
+            let folder = api.identity().owner_dir();
+            let stream = connect_tls(api.address().port(), &folder.join("ca.pem"), Some(&folder))?;
             Ok(Box::new(stream))
         }
         None => {

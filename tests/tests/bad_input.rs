@@ -16,6 +16,12 @@ fn setup() -> (&'static Target, &'static Docker) {
     (target, target.docker())
 }
 
+/// The same, where nothing is booted: for cases in which no container runs.
+fn plain() -> (&'static Target, &'static Docker) {
+    let target = target::plain();
+    (target, target.docker())
+}
+
 /// An image with a layer of 512 KiB that no compression makes small, and that no other has.
 fn large(name: &str) -> Image {
     let mut state: u64 = name.bytes().fold(88_172_645_463_325_252, |state, byte| {
@@ -42,7 +48,7 @@ fn listed(docker: &Docker, reference: &str) -> String {
 
 #[test]
 fn an_image_that_does_not_exist_is_named() {
-    let (target, docker) = setup();
+    let (target, docker) = plain();
     let registry = target.registry();
     for name in ["no-such/thing", "no-such/thing:tag"] {
         let reference = target.image_at(registry.port(), name);
@@ -65,7 +71,7 @@ fn an_image_that_does_not_exist_is_named() {
 
 #[test]
 fn a_registry_that_is_down_is_said_to_be() {
-    let (target, docker) = setup();
+    let (target, docker) = plain();
     let reference = target.image_at(target.down_port(), "thing");
     docker
         .run(&["pull", &reference])
@@ -75,7 +81,7 @@ fn a_registry_that_is_down_is_said_to_be() {
 
 #[test]
 fn plain_http_is_spoken_to_named_registries_only() {
-    let (target, docker) = setup();
+    let (target, docker) = plain();
     if !target.is_hearth() {
         return; // dockerd takes all of loopback for safe.
     }
@@ -91,7 +97,7 @@ fn plain_http_is_spoken_to_named_registries_only() {
 
 #[test]
 fn a_registry_that_fails_is_said_to() {
-    let (target, docker) = setup();
+    let (target, docker) = plain();
     let reference = target.image_at(target.broken().port(), "thing");
     docker
         .run(&["pull", &reference])
@@ -101,15 +107,13 @@ fn a_registry_that_fails_is_said_to() {
 
 #[test]
 fn a_slow_registry_is_waited_for() {
-    let (target, docker) = setup();
+    let (target, docker) = plain();
     target
         .registry()
         .push("slow", "latest", &large("slow"), Encoding::Gzip);
     let reference = target.image_at(target.slow().port(), "slow");
     docker.run(&["pull", &reference]).exits(0);
-    docker
-        .run(&["run", "--rm", &reference, "test", "-s", "/noise"])
-        .exits(0);
+    assert_ne!(listed(docker, &reference), "");
 }
 
 #[test]
@@ -134,7 +138,7 @@ fn a_layer_that_breaks_off_is_resumed_where_it_broke() {
 
 #[test]
 fn a_layer_that_always_breaks_off_fails_in_the_end() {
-    let (target, docker) = setup();
+    let (target, docker) = plain();
     target.registry().push(
         "always-dropped",
         "latest",
@@ -148,9 +152,7 @@ fn a_layer_that_always_breaks_off_fails_in_the_end() {
     let done = docker.run(&["pull", &reference]);
     // A resumed transfer gets a quarter of the rest each time: it may get there.
     if done.code == Some(0) {
-        docker
-            .run(&["run", "--rm", &reference, "test", "-s", "/noise"])
-            .exits(0);
+        assert_ne!(listed(docker, &reference), "");
     } else {
         assert!(!done.stderr.trim().is_empty(), "{done:?}");
         assert_eq!(listed(docker, &reference), "");
@@ -177,7 +179,7 @@ fn bytes_that_do_not_match_their_digest_are_refused() {
 
 #[test]
 fn a_silent_registry_holds_up_one_client_only() {
-    let (target, docker) = setup();
+    let (target, docker) = plain();
     let reference = target.image_at(target.silent().port(), "thing");
     let waiting = docker.start(&["pull", &reference]);
     target
@@ -258,7 +260,7 @@ fn a_layer_that_climbs_out_stays_inside_or_is_refused() {
 
 #[test]
 fn an_archive_that_points_out_of_itself_is_refused() {
-    let (target, docker) = setup();
+    let (target, docker) = plain();
     for (config, layer) in [
         ("/etc/passwd", "layer.tar"),
         ("../../etc/passwd", "layer.tar"),
@@ -318,7 +320,7 @@ fn garbage_to_load_is_an_error_that_says_so() {
 
 #[test]
 fn an_archive_that_contradicts_itself_is_refused() {
-    let (target, docker) = setup();
+    let (target, docker) = plain();
     let manifest = |config: &str| {
         json!([{ "Config": config, "RepoTags": ["hearth-test/odd:1"], "Layers": ["layer.tar"] }])
             .to_string()
@@ -383,7 +385,7 @@ fn an_archive_that_contradicts_itself_is_refused() {
 
 #[test]
 fn a_name_is_given_once() {
-    let (target, docker) = setup();
+    let (target, docker) = plain();
     let busybox = target.busybox();
     let first = docker.container("once");
     docker.ok(&["create", "--name", &first.name, &busybox, "true"]);
@@ -414,7 +416,7 @@ fn a_name_is_given_once() {
 
 #[test]
 fn a_name_must_be_one() {
-    let (target, docker) = setup();
+    let (target, docker) = plain();
     let busybox = target.busybox();
     for name in ["/", "-dash", "with space", "a", "ünïcode", "../../etc"] {
         docker
@@ -426,7 +428,7 @@ fn a_name_must_be_one() {
 
 #[test]
 fn options_that_make_no_sense_are_refused_at_creation() {
-    let (target, docker) = setup();
+    let (target, docker) = plain();
     let busybox = target.busybox();
     let mut refused = vec![
         (
@@ -475,7 +477,7 @@ fn options_that_make_no_sense_are_refused_at_creation() {
 
 #[test]
 fn more_memory_than_the_node_has_is_refused() {
-    let (target, docker) = setup();
+    let (target, docker) = plain();
     let busybox = target.busybox();
     docker
         .run(&["run", "--rm", "-m", "1m", &busybox, "true"])
@@ -500,7 +502,7 @@ fn more_memory_than_the_node_has_is_refused() {
 
 #[test]
 fn more_processors_than_the_node_has_are_refused() {
-    let (target, docker) = setup();
+    let (target, docker) = plain();
     let busybox = target.busybox();
     docker
         .run(&["run", "--rm", "--cpus", "1000", &busybox, "true"])

@@ -15,6 +15,18 @@ fn setup() -> (&'static Target, &'static Docker) {
     (target, target.docker())
 }
 
+/// The same, where nothing is booted: for cases about what is known of an image, and not about what is in it.
+fn plain() -> (&'static Target, &'static Docker) {
+    let target = target::plain();
+    (target, target.docker())
+}
+
+/// The image's id, as `docker image inspect` has it.
+#[track_caller]
+fn id_of(docker: &Docker, name: &str) -> String {
+    docker.ok(&["image", "inspect", "-f", "{{.Id}}", name])
+}
+
 /// busybox with a file that only `name`'s case has, so that each case has an image of its own.
 fn marked(name: &str) -> Image {
     images::busybox().with_layer(Layer::new().file("mark", 0o644, name.as_bytes()))
@@ -52,7 +64,7 @@ fn gzip_zstd_and_plain_layers_are_pulled() {
 
 #[test]
 fn a_pull_says_what_it_does_and_the_digest() {
-    let (target, docker) = setup();
+    let (target, docker) = plain();
     // A layer that the node can't have from anywhere else.
     let name = format!("progress {:?}", std::time::SystemTime::now());
     let digest = target
@@ -83,25 +95,19 @@ fn of_a_list_this_platforms_image_is_taken() {
         .registry()
         .push_list("listed", "latest", &marked("listed"), &other);
     let reference = pull_and_run(target, docker, "listed");
-    assert_eq!(
-        docker.ok(&["image", "inspect", "-f", "{{.Id}}", &reference]),
-        marked("listed").id()
-    );
+    assert_eq!(id_of(docker, &reference), marked("listed").id());
 }
 
 #[test]
 fn an_image_is_pulled_by_digest() {
-    let (target, docker) = setup();
+    let (target, docker) = plain();
     let digest =
         target
             .registry()
             .push("by-digest", "latest", &marked("by-digest"), Encoding::Gzip);
     let reference = target.image_at(target.registry().port(), &format!("by-digest@{digest}"));
     docker.run(&["pull", &reference]).exits(0);
-    assert_eq!(
-        docker.ok(&["run", "--rm", &reference, "cat", "/mark"]),
-        "by-digest"
-    );
+    assert_eq!(id_of(docker, &reference), marked("by-digest").id());
     let digests = docker.ok(&[
         "image",
         "inspect",
@@ -114,7 +120,7 @@ fn an_image_is_pulled_by_digest() {
 
 #[test]
 fn a_digest_beside_a_tag_is_what_is_meant() {
-    let (target, docker) = setup();
+    let (target, docker) = plain();
     let (registry, old, new) = (target.registry(), marked("moved-old"), marked("moved-new"));
     let digest = registry.push("moved", "1", &old, Encoding::Gzip);
     let tagged = target.image_at(registry.port(), "moved:1");
@@ -122,28 +128,27 @@ fn a_digest_beside_a_tag_is_what_is_meant() {
     let newer = registry.push("moved", "1", &new, Encoding::Gzip);
     docker.run(&["pull", &tagged]).exits(0);
     let both = format!("{tagged}@{digest}");
-    let mark = |name: &str| docker.ok(&["run", "--rm", name, "cat", "/mark"]);
-    assert_eq!(mark(&tagged), "moved-new");
-    assert_eq!(mark(&both), "moved-old");
-    assert_eq!(
-        docker.ok(&["image", "inspect", "-f", "{{.Id}}", &both]),
-        old.id()
-    );
+    assert_eq!(id_of(docker, &tagged), new.id());
+    assert_eq!(id_of(docker, &both), old.id());
+    let container = docker.container("moved");
+    docker.ok(&["create", "--name", &container.name, &both, "true"]);
+    assert_eq!(container.field("/Image"), old.id());
+    docker.ok(&["rm", &container.name]);
     // The digest goes, and the tag, which names another image by now, stays.
     let text = docker.ok(&["rmi", &both]);
     let untagged = format!("Untagged: {}@{digest}", tagged.trim_end_matches(":1"));
     assert!(text.starts_with(&untagged), "{text}");
     assert!(text.contains(&format!("Deleted: {}", old.id())), "{text}");
-    assert_eq!(mark(&tagged), "moved-new");
+    assert_eq!(id_of(docker, &tagged), new.id());
     // And where both name one image.
     let text = docker.ok(&["rmi", &format!("{tagged}@{newer}")]);
     assert!(!text.contains("Deleted"), "{text}");
-    assert_eq!(mark(&tagged), "moved-new");
+    assert_eq!(id_of(docker, &tagged), new.id());
 }
 
 #[test]
 fn every_tag_of_a_repository_is_pulled() {
-    let (target, docker) = setup();
+    let (target, docker) = plain();
     let registry = target.registry();
     for tag in ["one", "two"] {
         registry.push("all-tags", tag, &marked(tag), Encoding::Gzip);
@@ -156,10 +161,7 @@ fn every_tag_of_a_repository_is_pulled() {
     );
     for tag in ["one", "two"] {
         let name = format!("{repository}:{tag}");
-        assert_eq!(
-            docker.ok(&["image", "inspect", "-f", "{{.Id}}", &name]),
-            marked(tag).id()
-        );
+        assert_eq!(id_of(docker, &name), marked(tag).id());
     }
 }
 
@@ -179,7 +181,7 @@ fn run_pulls_what_is_missing() {
 
 #[test]
 fn a_private_registry_wants_the_right_password() {
-    let (target, docker) = setup();
+    let (target, docker) = plain();
     let registry = target.private_registry();
     registry.push("private", "latest", &marked("private"), Encoding::Gzip);
     let reference = target.image_at(registry.port(), "private");
@@ -196,10 +198,7 @@ fn a_private_registry_wants_the_right_password() {
         .fails_saying(&["auth"]);
     known.give_credentials(&address, CREDENTIALS);
     known.run(&["pull", &reference]).exits(0);
-    assert_eq!(
-        docker.ok(&["run", "--rm", &reference, "cat", "/mark"]),
-        "private"
-    );
+    assert_eq!(id_of(docker, &reference), marked("private").id());
 }
 
 #[test]
@@ -225,32 +224,28 @@ fn old_and_new_archives_are_loaded() {
         docker.ok(&["run", "--rm", "hearth-test/new-archive:1", "cat", "/mark"]),
         "new-archive"
     );
-    let id = docker.ok(&[
-        "image",
-        "inspect",
-        "-f",
-        "{{.Id}}",
-        "hearth-test/new-archive:1",
-    ]);
-    assert_eq!(id, marked("new-archive").id());
+    assert_eq!(
+        id_of(docker, "hearth-test/new-archive:1"),
+        marked("new-archive").id()
+    );
     let _ = target;
 }
 
 #[test]
 fn a_compressed_archive_is_loaded() {
-    let (_, docker) = setup();
+    let (_, docker) = plain();
     let archive =
         Encoding::Gzip.encode(&marked("gz-archive").docker_archive("hearth-test/gz-archive:1"));
     docker.run_with_input(&["load"], &archive).exits(0);
     assert_eq!(
-        docker.ok(&["run", "--rm", "hearth-test/gz-archive:1", "cat", "/mark"]),
-        "gz-archive"
+        id_of(docker, "hearth-test/gz-archive:1"),
+        marked("gz-archive").id()
     );
 }
 
 #[test]
 fn images_lists_tags_ids_and_sizes() {
-    let (target, docker) = setup();
+    let (target, docker) = plain();
     let tag = target.loaded("hearth-test/list:v7", || marked("list"));
     let row = docker.ok(&[
         "images",
@@ -317,17 +312,17 @@ fn image_inspect_tells_the_images_configuration() {
 
 #[test]
 fn a_tag_is_another_name_for_the_same_image() {
-    let (target, docker) = setup();
+    let (target, docker) = plain();
     let tag = target.loaded("hearth-test/tagged:one", || marked("tagged"));
     docker
         .run(&["tag", &tag, "hearth-test/tagged:two"])
         .exits(0);
-    let id = |name: &str| docker.ok(&["image", "inspect", "-f", "{{.Id}}", name]);
-    assert_eq!(id(&tag), id("hearth-test/tagged:two"));
+    let id = id_of(docker, &tag);
+    assert_eq!(id_of(docker, "hearth-test/tagged:two"), id);
     // Removing one name leaves the image with the other.
     let text = docker.ok(&["rmi", "hearth-test/tagged:two"]);
     assert_eq!(text, "Untagged: hearth-test/tagged:two");
-    assert_eq!(docker.ok(&["run", "--rm", &tag, "cat", "/mark"]), "tagged");
+    assert_eq!(id_of(docker, &tag), id);
     docker
         .run(&["tag", "no-such-image", "hearth-test/x"])
         .exits(1)
@@ -340,7 +335,7 @@ fn a_tag_is_another_name_for_the_same_image() {
 
 #[test]
 fn a_removed_image_is_gone() {
-    let (_, docker) = setup();
+    let (_, docker) = plain();
     let archive = marked("removed").docker_archive("hearth-test/removed:1");
     docker.run_with_input(&["load"], &archive).exits(0);
     let text = docker.ok(&["rmi", "hearth-test/removed:1"]);
@@ -361,7 +356,7 @@ fn a_removed_image_is_gone() {
 
 #[test]
 fn an_image_in_use_stays() {
-    let (target, docker) = setup();
+    let (target, docker) = plain();
     let tag = target.loaded("hearth-test/in-use:1", || marked("in-use"));
     let container = docker.container("in-use");
     docker.ok(&[
@@ -377,10 +372,8 @@ fn an_image_in_use_stays() {
         .run(&["rmi", &tag])
         .exits(1)
         .fails_saying(&["conflict", "container"]);
-    assert_eq!(
-        docker.ok(&["exec", &container.name, "cat", "/mark"]),
-        "in-use"
-    );
+    assert_eq!(id_of(docker, &tag), marked("in-use").id());
+    assert_eq!(container.field("/State/Running"), true);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 
+use hearth_tests::api::Api;
 use hearth_tests::archive::{self, OCI_MANIFEST, Stored};
 use hearth_tests::docker::Docker;
 use hearth_tests::images;
@@ -38,29 +39,30 @@ fn client_folder(folder: &Path, ca: &str, pair: &xtask::identity::Pair) {
     }
 }
 
-/// The node, for cases about its identity: a dockerd without TLS has none.
-fn node() -> Option<(&'static Target, &'static Node)> {
-    let target = target::shared();
-    target.node().map(|node| (target, node))
+/// With its API, for cases about its identity: a dockerd without TLS has none.
+fn identified(target: &'static Target) -> Option<(&'static Target, &'static Api)> {
+    target.api().map(|api| (target, api))
 }
 
 /// The docker of another tenant than the owner, and the folder with its certificate.
-fn tenant(node: &Node, organisation: &str) -> (Docker, TempDir) {
+fn tenant(api: &Api, organisation: &str) -> (Docker, TempDir) {
     let folder = tempfile::tempdir().expect("the temporary folder is writable");
-    let authority = node.identity().authority();
+    let authority = api.identity().authority();
     let pair = authority
         .client(organisation, "somebody")
         .expect("a certificate can be made");
     client_folder(folder.path(), authority.certificate(), &pair);
-    let docker = Docker::new(&target::cli(), node.arguments_with(folder.path()));
+    let docker = Docker::new(&target::cli(), api.arguments_with(folder.path()));
     (docker, folder)
 }
 
 #[test]
 fn without_a_certificate_nobody_gets_a_word() {
-    let Some((target, node)) = node() else { return };
-    let ca = node.identity().owner_dir().join("ca.pem");
-    let answer = wire::connect_tls(node.api_address().port(), &ca, None).and_then(|mut stream| {
+    let Some((target, api)) = identified(target::shared()) else {
+        return;
+    };
+    let ca = api.identity().owner_dir().join("ca.pem");
+    let answer = wire::connect_tls(api.address().port(), &ca, None).and_then(|mut stream| {
         wire::exchange(
             &mut stream,
             b"GET /_ping HTTP/1.1\r\nHost: hearth\r\nConnection: close\r\n\r\n",
@@ -70,7 +72,7 @@ fn without_a_certificate_nobody_gets_a_word() {
     let docker = Docker::new(
         &target::cli(),
         [
-            format!("--host=tcp://{}", node.api_address()),
+            format!("--host=tcp://{}", api.address()),
             format!("--tlscacert={}", ca.display()),
             "--tlsverify".into(),
         ],
@@ -83,7 +85,9 @@ fn without_a_certificate_nobody_gets_a_word() {
 
 #[test]
 fn a_certificate_of_another_ca_is_worth_nothing() {
-    let Some((target, node)) = node() else { return };
+    let Some((target, api)) = identified(target::plain()) else {
+        return;
+    };
     let folder = tempfile::tempdir().expect("the temporary folder is writable");
     let other = Identity::open(folder.path(), "hearth-1").expect("an identity can be made");
     let pair = other
@@ -94,10 +98,10 @@ fn a_certificate_of_another_ca_is_worth_nothing() {
     // It trusts the node; the node doesn't trust it, though it calls itself owner.
     client_folder(
         mixed.path(),
-        node.identity().authority().certificate(),
+        api.identity().authority().certificate(),
         &pair,
     );
-    let docker = Docker::new(&target::cli(), node.arguments_with(mixed.path()));
+    let docker = Docker::new(&target::cli(), api.arguments_with(mixed.path()));
     let done = docker.run(&["ps"]);
     assert_ne!(done.code, Some(0), "{done:?}");
     assert!(
@@ -109,8 +113,10 @@ fn a_certificate_of_another_ca_is_worth_nothing() {
 
 #[test]
 fn what_a_node_shows_its_clients_commands_nothing() {
-    let Some((target, node)) = node() else { return };
-    let identity = node.identity();
+    let Some((target, api)) = identified(target::plain()) else {
+        return;
+    };
+    let identity = api.identity();
     let folder = tempfile::tempdir().expect("the temporary folder is writable");
     client_folder(
         folder.path(),
@@ -118,14 +124,13 @@ fn what_a_node_shows_its_clients_commands_nothing() {
         identity.server(),
     );
     let ca = folder.path().join("ca.pem");
-    let answer = wire::connect_tls(node.api_address().port(), &ca, Some(folder.path())).and_then(
-        |mut stream| {
+    let answer =
+        wire::connect_tls(api.address().port(), &ca, Some(folder.path())).and_then(|mut stream| {
             wire::exchange(
                 &mut stream,
                 b"GET /_ping HTTP/1.1\r\nHost: hearth\r\nConnection: close\r\n\r\n",
             )
-        },
-    );
+        });
     assert!(
         answer.is_err(),
         "a node's certificate got an answer: {answer:?}"
@@ -135,18 +140,22 @@ fn what_a_node_shows_its_clients_commands_nothing() {
 
 #[test]
 fn a_server_of_another_ca_is_not_this_node() {
-    let Some((target, node)) = node() else { return };
+    let Some((target, api)) = identified(target::plain()) else {
+        return;
+    };
     let folder = tempfile::tempdir().expect("the temporary folder is writable");
     let other = Identity::open(folder.path(), "hearth-1").expect("an identity can be made");
-    let docker = Docker::new(&target::cli(), node.arguments_with(&other.owner_dir()));
+    let docker = Docker::new(&target::cli(), api.arguments_with(&other.owner_dir()));
     docker.run(&["ps"]).fails_saying(&["certificate"]);
     still_answers(target);
 }
 
 #[test]
 fn plain_http_gets_nothing() {
-    let Some((target, node)) = node() else { return };
-    let mut stream = TcpStream::connect(node.api_address()).expect("the node listens");
+    let Some((target, api)) = identified(target::plain()) else {
+        return;
+    };
+    let mut stream = TcpStream::connect(api.address()).expect("the node listens");
     stream
         .set_read_timeout(Some(HUNG))
         .expect("a timeout isn't zero");
@@ -165,8 +174,10 @@ fn plain_http_gets_nothing() {
 
 #[test]
 fn strangers_who_say_nothing_keep_nobody_out() {
-    let Some((target, node)) = node() else { return };
-    let stranger = || TcpStream::connect(node.api_address()).expect("the node listens");
+    let Some((target, api)) = identified(target::shared()) else {
+        return;
+    };
+    let stranger = || TcpStream::connect(api.address()).expect("the node listens");
     let strangers: Vec<TcpStream> = (0..140).map(|_| stranger()).collect();
     still_answers(target);
     drop(strangers);
@@ -174,7 +185,9 @@ fn strangers_who_say_nothing_keep_nobody_out() {
 
 #[test]
 fn tenants_do_not_see_each_other() {
-    let Some((target, node)) = node() else { return };
+    let Some((target, api)) = identified(target::plain()) else {
+        return;
+    };
     let owners = target.docker();
     let busybox = target.busybox();
     let container = owners.container("owners");
@@ -187,7 +200,7 @@ fn tenants_do_not_see_each_other() {
         "sleep",
         "100000",
     ]);
-    let (guests, _folder) = tenant(node, "guests");
+    let (guests, _folder) = tenant(api, "guests");
     assert_eq!(guests.ok(&["ps", "-aq"]), "");
     let id = container
         .field("/Id")
@@ -246,10 +259,12 @@ fn manifest_over(config: &[u8], layers: &[Vec<u8>]) -> Stored {
 
 #[test]
 fn nobody_gets_an_image_by_its_name_alone() {
-    let Some((target, node)) = node() else { return };
+    let Some((target, api)) = identified(target::shared()) else {
+        return;
+    };
     let secret = images::busybox().with_layer(Layer::new().file("secret", 0o644, b"the victim's"));
     let victims = target.loaded("hearth-test/secret:1", || secret.clone());
-    let (thieves, _folder) = tenant(node, "thieves");
+    let (thieves, _folder) = tenant(api, "thieves");
 
     // By its id, and by its name.
     let id = secret.id();
@@ -351,7 +366,7 @@ fn what_tells_about_the_machine_is_hidden_unless_privileged() {
 
 #[test]
 fn malformed_json_is_a_clear_400() {
-    let target = target::shared();
+    let target = target::plain();
     for body in [
         "{",
         "[]",
@@ -373,7 +388,7 @@ fn malformed_json_is_a_clear_400() {
 
 #[test]
 fn unknown_fields_are_ignored_as_docker_does() {
-    let target = target::shared();
+    let target = target::plain();
     let busybox = target.busybox();
     let body = format!(
         "{{\"Image\": \"{busybox}\", \"Cmd\": [\"true\"], \"FromTheFuture\": {{\"deep\": [1, 2]}}, \"HostConfig\": {{\"AlsoNew\": true}}}}"
@@ -389,7 +404,7 @@ fn unknown_fields_are_ignored_as_docker_does() {
 
 #[test]
 fn an_empty_or_missing_body_is_a_400() {
-    let target = target::shared();
+    let target = target::plain();
     let answer = post_json(target, "/v1.41/containers/create", "");
     // dockerd 20.10 takes it for a fault of its own.
     assert!(answer.status == 400 || !target.is_hearth(), "{answer:?}");
@@ -401,7 +416,7 @@ fn an_empty_or_missing_body_is_a_400() {
 
 #[test]
 fn a_version_out_of_range_is_told_the_range() {
-    let target = target::shared();
+    let target = target::plain();
     let answer = request(target, "GET", "/v9.99/containers/json", "", b"");
     assert_eq!(answer.status, 400, "{answer:?}");
     assert!(answer.message().contains("too new"), "{answer:?}");
@@ -430,7 +445,7 @@ fn ping_tells_what_clients_negotiate_by() {
 
 #[test]
 fn paths_that_lead_nowhere_are_a_404() {
-    let target = target::shared();
+    let target = target::plain();
     for path in [
         "/v1.41/no-such-thing",
         "/v1.41/containers/no-such/json",
@@ -453,7 +468,7 @@ fn paths_that_lead_nowhere_are_a_404() {
 
 #[test]
 fn a_huge_header_is_refused_and_costs_nobody_else() {
-    let target = target::shared();
+    let target = target::plain();
     let mut wire = wire::connect(target).expect("the API listens");
     let head = format!(
         "GET /_ping HTTP/1.1\r\nHost: hearth\r\nX-Huge: {}\r\nConnection: close\r\n\r\n",
@@ -486,7 +501,7 @@ fn a_huge_body_is_refused_and_costs_nobody_else() {
 
 #[test]
 fn garbage_instead_of_http_is_refused() {
-    let target = target::shared();
+    let target = target::plain();
     for garbage in [
         &b"\x00\x01\x02\x03\x04\x05\x06\x07\r\n\r\n"[..],
         b"GET\r\n\r\n",
@@ -509,10 +524,10 @@ fn connections_that_say_nothing_keep_nobody_waiting() {
         .collect();
     still_answers(target);
     drop(held);
-    if let Some((_, node)) = node() {
+    if let Some(api) = target.api() {
         // And before TLS has even begun.
         let held: Vec<_> = (0..40)
-            .map(|_| TcpStream::connect(node.api_address()).expect("it accepts"))
+            .map(|_| TcpStream::connect(api.address()).expect("it accepts"))
             .collect();
         still_answers(target);
         drop(held);
@@ -542,7 +557,7 @@ fn hyper_threads_of_a_core_are_shared_within_a_tenant_only() {
     });
     // Of ten guests, one or less is lost this way instead of two or three, see below. Cookies are the same on each processor.
     assert_eq!(node.side().ask("processor 1"), "set");
-    let (guests, _folder) = tenant(&node, "guests");
+    let (guests, _folder) = tenant(node.api(), "guests");
     let owners = node.docker();
     let archive = images::busybox().docker_archive(BUSYBOX);
     // Where QEMU's processors take turns, a guest with two virtual CPUs doesn't come up, and of those with one some don't, whether the

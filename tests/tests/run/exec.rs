@@ -1,6 +1,6 @@
 //! `docker exec`.
 
-use crate::{detached, idle, setup};
+use crate::{detached, idle, plain, setup};
 use hearth_tests::target;
 
 #[test]
@@ -115,7 +115,7 @@ fn an_exec_in_the_background_goes_on_alone() {
 
 #[test]
 fn an_exec_needs_a_running_container() {
-    let (docker, busybox) = setup();
+    let (docker, busybox) = plain();
     let container = detached(docker, "exec-ended", &[], &[&busybox, "true"]);
     container.wait_for_status("exited");
     docker

@@ -1,6 +1,6 @@
 //! The exit code of `docker run` is the program's, and docker's own where the program didn't run.
 
-use crate::{idle, setup};
+use crate::{idle, plain, setup};
 
 #[test]
 fn the_programs_exit_code_is_the_clients() {
@@ -54,11 +54,9 @@ fn a_program_that_kills_itself_exits_with_128_and_the_signal() {
 
 #[test]
 fn an_image_that_nobody_has_is_125() {
-    let (docker, _) = setup();
-    let image = hearth_tests::target::shared().image_at(
-        hearth_tests::target::shared().registry().port(),
-        "no-such/image:latest",
-    );
+    let (docker, _) = plain();
+    let target = hearth_tests::target::plain();
+    let image = target.image_at(target.registry().port(), "no-such/image:latest");
     docker
         .run(&["run", "--rm", &image, "true"])
         .exits(125)
@@ -67,7 +65,7 @@ fn an_image_that_nobody_has_is_125() {
 
 #[test]
 fn an_unknown_option_is_125() {
-    let (docker, busybox) = setup();
+    let (docker, busybox) = plain();
     docker
         .run(&["run", "--rm", "--no-such-option", &busybox, "true"])
         .exits(125);
@@ -101,7 +99,7 @@ fn what_may_not_be_executed_is_126_and_named() {
 
 #[test]
 fn a_container_that_failed_to_start_is_left_to_be_looked_at() {
-    let (docker, busybox) = setup();
+    let (docker, busybox) = plain();
     let container = docker.container("failed-start");
     docker
         .run(&[

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use crate::{detached, setup};
+use crate::{detached, plain, setup};
 
 #[test]
 fn environment_comes_from_flags_the_image_and_a_file() {
@@ -176,7 +176,7 @@ fn a_read_only_container_has_read_only_files_in_etc() {
 
 #[test]
 fn labels_are_kept() {
-    let (docker, busybox) = setup();
+    let (docker, busybox) = plain();
     let container = detached(
         docker,
         "labels",
@@ -198,7 +198,7 @@ fn labels_are_kept() {
 
 #[test]
 fn rm_leaves_nothing_behind() {
-    let (docker, busybox) = setup();
+    let (docker, busybox) = plain();
     let container = docker.container("rm");
     docker
         .run(&["run", "--rm", "--name", &container.name, &busybox, "true"])

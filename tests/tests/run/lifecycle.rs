@@ -1,6 +1,6 @@
 //! From `create` to `rm`, and everything that may happen between.
 
-use crate::{detached, idle, setup};
+use crate::{detached, idle, plain, setup};
 
 /// Exits with 3 when asked to stop, and says that it is there.
 const STOPPABLE: &str = "trap 'echo stopping; exit 3' TERM; trap 'echo poked' USR1; echo ready; while :; do sleep 1; done";
@@ -41,7 +41,7 @@ fn kill_sends_the_signal_it_is_given() {
 
 #[test]
 fn kill_alone_is_137_and_is_not_done_twice() {
-    let (docker, busybox) = setup();
+    let (docker, busybox) = plain();
     let container = idle(docker, &busybox, "kill-9");
     docker.ok(&["kill", &container.name]);
     container.wait_for_status("exited");
@@ -117,7 +117,7 @@ fn restart_is_another_run_of_the_same_container() {
 
 #[test]
 fn create_and_start_are_run_in_two_steps() {
-    let (docker, busybox) = setup();
+    let (docker, busybox) = plain();
     let container = docker.container("create");
     let id = docker.ok(&[
         "create",
@@ -136,7 +136,7 @@ fn create_and_start_are_run_in_two_steps() {
 
 #[test]
 fn a_running_container_is_removed_by_force_only() {
-    let (docker, busybox) = setup();
+    let (docker, busybox) = plain();
     let container = idle(docker, &busybox, "rm-f");
     docker
         .run(&["rm", &container.name])
@@ -148,7 +148,7 @@ fn a_running_container_is_removed_by_force_only() {
 
 #[test]
 fn many_are_removed_by_one_command() {
-    let (docker, busybox) = setup();
+    let (docker, busybox) = plain();
     let one = detached(docker, "many", &[], &[&busybox, "true"]);
     let two = idle(docker, &busybox, "many");
     docker.run(&["rm", "-f", &one.name, &two.name]).exits(0);
@@ -181,7 +181,7 @@ fn top_lists_the_containers_processes() {
 
 #[test]
 fn a_renamed_container_has_the_new_name_only() {
-    let (docker, busybox) = setup();
+    let (docker, busybox) = plain();
     let old = detached(docker, "old", &[], &[&busybox, "true"]);
     let new = docker.container("new");
     docker.ok(&["rename", &old.name, &new.name]);

@@ -1,11 +1,11 @@
 //! `version`, `info`, `ps` and `inspect`.
 
-use crate::{detached, idle, setup};
+use crate::{detached, idle, plain, setup};
 use hearth_tests::target;
 
 #[test]
 fn version_and_info_describe_the_server() {
-    let (docker, busybox) = setup();
+    let (docker, busybox) = plain();
     let version = docker.ok(&[
         "version",
         "--format",
@@ -25,7 +25,7 @@ fn version_and_info_describe_the_server() {
     assert!(info["MemTotal"].as_u64() > Some(64 << 20), "{info:#}");
     assert!(info["NCPU"].as_u64() >= Some(1), "{info:#}");
     assert_eq!(info["OSType"], "linux");
-    if target::shared().is_hearth() {
+    if target::plain().is_hearth() {
         assert!(
             info["OperatingSystem"]
                 .as_str()
@@ -39,7 +39,7 @@ fn version_and_info_describe_the_server() {
 
 #[test]
 fn ps_shows_what_runs_and_all_on_demand() {
-    let (docker, busybox) = setup();
+    let (docker, busybox) = plain();
     let up = idle(docker, &busybox, "ps-up");
     let down = detached(docker, "ps-down", &[], &[&busybox, "sh", "-c", "exit 3"]);
     down.wait_for_status("exited");
@@ -67,7 +67,7 @@ fn ps_shows_what_runs_and_all_on_demand() {
 
 #[test]
 fn ps_filters_as_docker_documents() {
-    let (docker, busybox) = setup();
+    let (docker, busybox) = plain();
     let up = detached(
         docker,
         "filter-up",
@@ -270,7 +270,7 @@ fn sizes_are_what_a_container_has_written() {
 
 #[test]
 fn any_unambiguous_beginning_of_an_id_will_do() {
-    let (docker, busybox) = setup();
+    let (docker, busybox) = plain();
     let container = detached(docker, "prefix", &[], &[&busybox, "true"]);
     let id = container
         .field("/Id")
@@ -283,7 +283,7 @@ fn any_unambiguous_beginning_of_an_id_will_do() {
 
 #[test]
 fn what_is_not_there_is_named_in_the_error() {
-    let (docker, _) = setup();
+    let (docker, _) = plain();
     docker
         .run(&["inspect", "no-such-thing"])
         .exits(1)
@@ -304,7 +304,7 @@ fn what_is_not_there_is_named_in_the_error() {
 
 #[test]
 fn finished_times_come_after_started_ones() {
-    let (docker, busybox) = setup();
+    let (docker, busybox) = plain();
     let container = detached(docker, "times", &[], &[&busybox, "sleep", "1"]);
     assert_eq!(container.field("/State/FinishedAt"), "0001-01-01T00:00:00Z");
     container.wait_for_status("exited");

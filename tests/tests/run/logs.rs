@@ -1,6 +1,6 @@
 //! `docker logs`.
 
-use crate::{detached, setup};
+use crate::{detached, plain, setup};
 
 #[test]
 fn logs_keep_output_and_error_apart() {
@@ -80,7 +80,7 @@ fn following_shows_what_was_and_what_comes_until_the_end() {
 
 #[test]
 fn following_an_ended_container_ends() {
-    let (docker, busybox) = setup();
+    let (docker, busybox) = plain();
     let container = detached(docker, "logs-f-ended", &[], &[&busybox, "echo", "over"]);
     container.wait_for_status("exited");
     assert_eq!(docker.ok(&["logs", "-f", &container.name]), "over");
@@ -88,7 +88,7 @@ fn following_an_ended_container_ends() {
 
 #[test]
 fn logs_of_all_runs_are_kept() {
-    let (docker, busybox) = setup();
+    let (docker, busybox) = plain();
     let container = docker.container("logs-runs");
     docker.ok(&["run", "--name", &container.name, &busybox, "echo", "line"]);
     docker.ok(&["start", "-a", &container.name]);
@@ -111,7 +111,7 @@ fn a_terminals_log_is_one_stream() {
 
 #[test]
 fn logs_of_nothing_is_an_error() {
-    let (docker, _) = setup();
+    let (docker, _) = plain();
     docker
         .run(&["logs", "no-such-container"])
         .exits(1)
@@ -120,7 +120,7 @@ fn logs_of_nothing_is_an_error() {
 
 #[test]
 fn output_that_is_logged_nowhere_is_seen_by_whoever_is_attached_only() {
-    let (docker, busybox) = setup();
+    let (docker, busybox) = plain();
     let container = docker.container("log-none");
     let seen = docker.ok(&[
         "run",

@@ -1,4 +1,5 @@
-//! What somebody does with containers: run them, talk to them, look at them, end them.
+//! What somebody does with containers: run them, talk to them, look at them, end them. Cases about what is known of a container, and not
+//! about what its program does, are `plain`.
 
 mod exec;
 mod exit_codes;
@@ -16,6 +17,12 @@ use hearth_tests::target;
 /// The CLI, and the busybox image on the node.
 fn setup() -> (&'static Docker, String) {
     let target = target::shared();
+    (target.docker(), target.busybox())
+}
+
+/// The same, where nothing is booted: for cases whose programs are `true`, `echo`, `sleep`, or `sh -c "exit N"`.
+fn plain() -> (&'static Docker, String) {
+    let target = target::plain();
     (target.docker(), target.busybox())
 }
 
