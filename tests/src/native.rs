@@ -25,7 +25,7 @@ use crate::api::{self, Api};
 use crate::{node, relay};
 
 /// The program of this crate that is started as the monitor.
-const MONITOR: &str = "hearth-scripted-monitor";
+const MONITOR: &str = "native-monitor";
 /// What a node has in its root; [`HEARTH`] is the image's own.
 const DIRECTORIES: [&str; 10] = [
     "data",

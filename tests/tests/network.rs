@@ -14,6 +14,12 @@ fn setup() -> (&'static Target, &'static Docker, String) {
     (target, target.docker(), target.busybox())
 }
 
+/// The same, where nothing is booted: for cases about which ports are given, and not about what comes by them.
+fn plain() -> (&'static Target, &'static Docker, String) {
+    let target = target::plain();
+    (target, target.docker(), target.busybox())
+}
+
 fn idle<'a>(docker: &'a Docker, busybox: &str, what: &str) -> Container<'a> {
     let container = docker.container(what);
     docker.ok(&[
@@ -260,8 +266,7 @@ fn a_container_cannot_take_anothers_address() {
 
 #[test]
 fn a_published_port_is_taken_once() {
-    let (target, docker, busybox) = setup();
-    let _ = target;
+    let (_, docker, busybox) = plain();
     let first = docker.container("port-first");
     docker.ok(&[
         "run",
@@ -312,7 +317,7 @@ fn a_published_port_is_taken_once() {
 
 #[test]
 fn of_a_range_of_ports_the_first_free_one_is_taken() {
-    let (target, docker, busybox) = setup();
+    let (target, docker, busybox) = plain();
     let container = |what: &str| docker.container(what);
     let (first, second, third) = (
         container("range-1"),
