@@ -9,6 +9,7 @@
 
 pub mod api;
 pub mod archive;
+pub mod console;
 pub mod debian;
 pub mod docker;
 pub mod faults;

@@ -22,7 +22,7 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 use xtask::identity::Identity;
 
 use crate::api::{self, Api};
-use crate::{node, relay};
+use crate::{console, relay};
 
 /// The program of this crate that is started as the monitor.
 const MONITOR: &str = "native-monitor";
@@ -109,14 +109,14 @@ impl Native {
             api: listener,
             ports: ports.to_vec(),
         };
-        node::show_console_with_failures(&dir);
+        console::show_with_failures(&dir);
         let ended = Arc::new(OnceLock::new());
         let started = inhabit(plan, Arc::clone(&ended));
         for (listener, port) in started.recv().context("its thread has ended")?? {
             relay::start(listener, port);
         }
         let api = Api::on(port, identity);
-        api.wait(|| ended.get().cloned(), || node::tail(&dir));
+        api.wait(|| ended.get().cloned(), || console::tail(&dir));
         Ok(Self { api })
     }
 

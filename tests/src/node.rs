@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 use xtask::checks::EFI_VARIABLE;
@@ -13,13 +13,11 @@ use xtask::identity::Identity;
 use xtask::qemu::{self, Accelerator, Boot, Forward, Machine, Protocol, Running};
 
 use crate::api::{self, Api};
+use crate::console;
 use crate::docker::Docker;
 use crate::process;
 use crate::side::{self, Side};
 use crate::stick;
-
-/// How much of the console is shown with a failure.
-const CONSOLE_LINES: usize = 60;
 
 /// The node's disk.
 #[derive(Clone, Debug)]
@@ -154,7 +152,7 @@ impl Node {
         } else {
             None
         };
-        show_console_with_failures(&dir);
+        console::show_with_failures(&dir);
         let node = Self {
             dir,
             machine,
@@ -193,7 +191,7 @@ impl Node {
     pub fn wait_for_api(&self) {
         self.api.wait(
             || Some(format!("QEMU ended ({})", self.ended()?)),
-            || self.console_tail() + &self.log(),
+            || console::tail(&self.dir) + &self.log(),
         );
     }
 
@@ -287,10 +285,6 @@ impl Node {
         self.running().console()
     }
 
-    fn console_tail(&self) -> String {
-        tail(&self.dir)
-    }
-
     /// Its disk, if it has one.
     pub fn disk(&self) -> Option<&Path> {
         self.machine.disk.as_deref()
@@ -329,6 +323,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.cut_power();
+        console::hide(&self.dir);
         if !std::thread::panicking() {
             // Only what a failure needs is kept.
             let _ = fs::remove_file(self.dir.join("disk"));
@@ -352,38 +347,4 @@ fn kernel_of(efi: &Path) -> Result<PathBuf> {
         String::from_utf8_lossy(&output.stderr)
     );
     Ok(kernel)
-}
-
-/// The end of the console in a node's folder.
-pub(crate) fn tail(dir: &Path) -> String {
-    let console = fs::read(dir.join("console")).unwrap_or_default();
-    let console = String::from_utf8_lossy(&console);
-    let lines: Vec<&str> = console.lines().collect();
-    let shown = &lines[lines.len().saturating_sub(CONSOLE_LINES)..];
-    format!(
-        "--- the end of {}:\n{}\n",
-        dir.join("console").display(),
-        shown.join("\n")
-    )
-}
-
-/// From now on a failing case shows the console of the nodes that were started.
-pub(crate) fn show_console_with_failures(dir: &Path) {
-    static STARTED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
-    static HOOKED: Once = Once::new();
-    STARTED
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .push(dir.to_owned());
-    HOOKED.call_once(|| {
-        let default = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |information| {
-            default(information);
-            let started = STARTED.lock().unwrap_or_else(PoisonError::into_inner);
-            // The newest is the failing case's own, if it has one.
-            if let Some(dir) = started.last() {
-                eprintln!("{}", tail(dir));
-            }
-        }));
-    });
 }
