@@ -136,9 +136,11 @@ impl Guest {
                 self.main().oom_kills = number(kills);
                 self.exit(0);
             }
-            ["fail", code] | ["sh", "-c", code] if exit_code(code).is_some() => {
-                exit_code(code).into_iter().for_each(|code| self.exit(code));
-            }
+            ["fail", code] => self.exit(number(code) as u8),
+            ["sh", "-c", script] => match script.strip_prefix("exit ") {
+                Some(code) => self.exit(number(code) as u8),
+                None => return Err(not_found("sh", "the scripted monitor knows `exit N` only")),
+            },
             ["leap"] => {
                 self.main().leaps = true;
                 self.write(false, b"one ");
@@ -161,10 +163,8 @@ impl Guest {
                 });
             }
             _ => {
-                return Err(Error::NotFound {
-                    program: args.first().copied().unwrap_or_default().to_owned(),
-                    reason: "executable file not found in $PATH".into(),
-                });
+                let program = args.first().copied().unwrap_or_default();
+                return Err(not_found(program, "executable file not found in $PATH"));
             }
         }
         Ok(Next::Follow)
@@ -264,7 +264,9 @@ fn number(text: &str) -> u64 {
         .unwrap_or_else(|_| panic!("{text:?} is no number"))
 }
 
-/// `N` or `exit N`.
-fn exit_code(text: &str) -> Option<u8> {
-    text.strip_prefix("exit ").unwrap_or(text).parse().ok()
+fn not_found(program: &str, reason: &str) -> Error {
+    Error::NotFound {
+        program: program.to_owned(),
+        reason: reason.to_owned(),
+    }
 }
