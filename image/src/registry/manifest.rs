@@ -254,7 +254,9 @@ fn check_layer_type(media_type: &str, name: &str) -> Result<(), Error> {
         .or(media_type.strip_prefix("application/vnd.docker.image.rootfs.foreign.diff.tar"))
         .or(media_type.strip_prefix("application/vnd.oci.image.layer.nondistributable.v1.tar"));
     match kind {
-        Some("" | "+gzip" | "+zstd" | "+bzip2" | ".gzip" | ".zstd" | ".bzip2") => Ok(()),
+        Some("" | "+gzip" | "+zstd" | "+bzip2" | "+xz" | ".gzip" | ".zstd" | ".bzip2" | ".xz") => {
+            Ok(())
+        }
         _ => Err(Error::UnsupportedMediaType {
             what: format!("a layer of {name}"),
             media_type: media_type.chars().take(100).collect(),

@@ -40,7 +40,8 @@ const MAX_DRAINED_BYTES: u64 = 256 << 20;
 const WAITING_CHUNKS: usize = 8;
 
 impl Store {
-    /// `docker load`: the body is a tar of `docker save` or of an OCI layout, plain or compressed by gzip, zstd or bzip2.
+    /// `docker load`: the body is a tar of `docker save` or of an OCI layout, plain or compressed by gzip, zstd, bzip2
+    /// or xz.
     ///
     /// The images of the archive must be wholly in it, whatever the store has; only those that the caller has `shown`
     /// to be able to read may be named without their layers. Callers bound how many loads go on: each has a thread that
@@ -251,12 +252,13 @@ fn media_type(layer: &Path) -> Result<&'static str, Error> {
     std::fs::File::open(layer)
         .and_then(|file| file.take(8).read_to_end(&mut start))
         .map_err(Error::io("reading a layer that was put aside"))?;
-    Ok(match Compression::detect(&start, "layer")? {
+    Ok(match Compression::detect(&start) {
         Compression::None => "application/vnd.oci.image.layer.v1.tar",
         Compression::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
         Compression::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
         // No specification has one; this is what tools write.
         Compression::Bzip2 => "application/vnd.oci.image.layer.v1.tar+bzip2",
+        Compression::Xz => "application/vnd.oci.image.layer.v1.tar+xz",
     })
 }
 
