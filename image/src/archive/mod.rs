@@ -10,7 +10,11 @@ mod spool;
 
 use std::path::PathBuf;
 
-use crate::{Digest, Error, ImageRef, store::MAX_LAYERS, unpack::LayerFile};
+use crate::{
+    Digest, Error, ImageRef,
+    store::{MAX_LAYERS, read_config},
+    unpack::LayerFile,
+};
 
 pub(crate) use spool::{Spool, spool};
 
@@ -29,6 +33,15 @@ pub(crate) struct FoundImage {
     pub(crate) manifest_json: Option<Vec<u8>>,
     /// Lowest first.
     pub(crate) layers: Vec<FoundLayer>,
+}
+
+impl FoundImage {
+    fn may_run_here(&self) -> bool {
+        !matches!(
+            read_config(&self.config_json, ""),
+            Err(Error::UnsupportedPlatform { .. })
+        )
+    }
 }
 
 /// A layer found in an archive: a file that was put aside.
@@ -57,12 +70,21 @@ impl FoundLayer {
 
 /// The images of an archive, by whichever list of contents it has.
 pub(crate) fn images(spool: &Spool) -> Result<Vec<FoundImage>, Error> {
-    // Docker writes both lists; its own has the names.
-    if let Some(manifest) = spool.document("manifest.json")? {
-        return docker::images(spool, &manifest);
-    }
-    if let Some(index) = spool.document("index.json")? {
-        return oci::images(spool, &index);
+    let manifest = spool.document("manifest.json")?;
+    let index = spool.document("index.json")?;
+    match (manifest, index) {
+        (Some(manifest), None) => return docker::images(spool, &manifest),
+        (None, Some(index)) => return oci::images(spool, &index),
+        // Docker writes both lists. Its own has the names, but of each image what was for the machine that saved it, and
+        // nothing of other platforms.
+        (Some(manifest), Some(index)) => {
+            let images = docker::images(spool, &manifest)?;
+            return match images.iter().all(FoundImage::may_run_here) {
+                true => Ok(images),
+                false => oci::images(spool, &index),
+            };
+        }
+        (None, None) => {}
     }
     Err(Error::malformed(
         "image archive",
@@ -81,16 +103,10 @@ struct Held {
 impl Held {
     /// Refuses one image too many.
     fn add(&mut self, image: &FoundImage) -> Result<(), Error> {
-        let too_large = |what: &str, limit: String| Error::TooLarge {
-            what: format!("{what} of the image archive"),
-            limit,
-        };
         self.images += 1;
+        check_images(self.images)?;
         let manifest_bytes = image.manifest_json.as_ref().map_or(0, Vec::len);
         self.configs_bytes += image.config_json.len() + manifest_bytes;
-        if self.images > MAX_IMAGES {
-            return Err(too_large("the number of images", MAX_IMAGES.to_string()));
-        }
         if image.layers.len() > MAX_LAYERS {
             return Err(too_large(
                 "the number of layers of an image",
@@ -102,5 +118,19 @@ impl Held {
             return Err(too_large("the configs", limit));
         }
         Ok(())
+    }
+}
+
+fn check_images(count: usize) -> Result<(), Error> {
+    if count > MAX_IMAGES {
+        return Err(too_large("the number of images", MAX_IMAGES.to_string()));
+    }
+    Ok(())
+}
+
+fn too_large(what: &str, limit: String) -> Error {
+    Error::TooLarge {
+        what: format!("{what} of the image archive"),
+        limit,
     }
 }

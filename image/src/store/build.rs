@@ -36,7 +36,7 @@ pub(super) struct Plan {
 }
 
 /// Reads a config document and checks that this node can run it. Returns the image's id.
-pub(super) fn read_config(json: &[u8], reference: &str) -> Result<(ImageId, ImageConfig), Error> {
+pub(crate) fn read_config(json: &[u8], reference: &str) -> Result<(ImageId, ImageConfig), Error> {
     if json.len() > MAX_CONFIG_BYTES {
         return Err(Error::TooLarge {
             what: format!("the config of {reference}"),

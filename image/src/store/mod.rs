@@ -27,7 +27,7 @@ use std::{
 
 use self::{build::blocking, claims::Claims, pool::Pool, record::Held};
 pub(crate) use self::{
-    build::{MAX_DOCUMENT_BYTES, MAX_LAYERS},
+    build::{MAX_DOCUMENT_BYTES, MAX_LAYERS, read_config},
     layout::Layout,
 };
 use crate::{Digest, Error, Image, ImageId};
