@@ -2,7 +2,9 @@
 //! media types say.
 
 use std::{
+    fs::File,
     io::{self, BufReader, Read},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -44,7 +46,7 @@ pub(crate) enum Compression {
 
 impl Compression {
     /// Tells by the first bytes.
-    pub(crate) fn detect(start: &[u8]) -> Self {
+    fn detect(start: &[u8]) -> Self {
         match start {
             [0x1f, 0x8b, ..] => Self::Gzip,
             [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
@@ -55,6 +57,15 @@ impl Compression {
             _ => Self::None,
         }
     }
+}
+
+/// What a layer that was put aside is packed with.
+pub(crate) fn compression_of(layer: &Path) -> Result<Compression, Error> {
+    let mut start = Vec::new();
+    File::open(layer)
+        .and_then(|file| file.take(MAGIC_BYTES).read_to_end(&mut start))
+        .map_err(Error::io("reading a layer that was put aside"))?;
+    Ok(Compression::detect(&start))
 }
 
 /// How much larger plain bytes may be than the compressed ones that gave them, beyond [`FREE_BYTES`]. Gzip can't do more

@@ -5,6 +5,7 @@
 
 mod contents;
 mod docker;
+mod legacy;
 mod oci;
 mod spool;
 
@@ -86,9 +87,12 @@ pub(crate) fn images(spool: &Spool) -> Result<Vec<FoundImage>, Error> {
         }
         (None, None) => {}
     }
+    if let Some(repositories) = spool.document("repositories")? {
+        return legacy::images(spool, &repositories);
+    }
     Err(Error::malformed(
         "image archive",
-        "it has neither manifest.json nor index.json: make it with docker save, or as an OCI layout \
+        "it has no manifest.json, index.json or repositories: make it with docker save, or as an OCI layout \
          (docker import is for file system trees)",
     ))
 }

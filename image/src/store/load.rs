@@ -23,7 +23,7 @@ use super::{
 use crate::{
     Digest, Error, ImageId, Loaded, Progress,
     archive::{self, FoundImage, FoundLayer},
-    compression::Compression,
+    compression::{Compression, compression_of},
 };
 
 /// Bytes of a body that are handed on at once.
@@ -40,7 +40,7 @@ const MAX_DRAINED_BYTES: u64 = 256 << 20;
 const WAITING_CHUNKS: usize = 8;
 
 impl Store {
-    /// `docker load`: the body is a tar of `docker save` or of an OCI layout, plain or compressed by gzip, zstd, bzip2
+    /// `docker load`: the body is a tar of `docker save`, of any age, or of an OCI layout, plain or compressed by gzip, zstd, bzip2
     /// or xz.
     ///
     /// The images of the archive must be wholly in it, whatever the store has; only those that the caller has `shown`
@@ -248,11 +248,7 @@ fn make_manifest(
 }
 
 fn media_type(layer: &Path) -> Result<&'static str, Error> {
-    let mut start = Vec::new();
-    std::fs::File::open(layer)
-        .and_then(|file| file.take(8).read_to_end(&mut start))
-        .map_err(Error::io("reading a layer that was put aside"))?;
-    Ok(match Compression::detect(&start) {
+    Ok(match compression_of(layer)? {
         Compression::None => "application/vnd.oci.image.layer.v1.tar",
         Compression::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
         Compression::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
