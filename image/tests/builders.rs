@@ -84,6 +84,30 @@ async fn of_an_entry_that_is_there_twice_the_last_counts() {
 }
 
 #[tokio::test]
+async fn files_that_aufs_keeps_for_hard_links_are_found_by_them() {
+    let link = tar::EntryType::Link;
+    let layer = || {
+        Layer::new()
+            .dir(".wh..wh.orph", 0o700)
+            .file(".wh..wh.orph/left", 0o600, &[1; 10_000])
+            .file(".wh..wh.aufs", 0o444, b"")
+            .dir(".wh..wh.plnk", 0o700)
+            .file(".wh..wh.plnk/12.34", 0o4755, b"linked")
+            .raw_link(link, "sudo", ".wh..wh.plnk/12.34")
+            .raw_link(link, "sudoedit", "/.wh..wh.plnk/12.34")
+    };
+    let place = Place::new().await;
+    let paths = place.look(vec![layer()]).await.unwrap();
+    assert_eq!(support::names(&paths), ["/sudo", "/sudoedit"]);
+    assert_eq!(content(&paths, "/sudo"), b"linked");
+    assert_eq!((paths["/sudo"].mode, paths["/sudo"].links), (0o4755, 2));
+    // They are each layer's own.
+    let other = Layer::new().raw_link(link, "x", ".wh..wh.plnk/12.34");
+    let err = place.look(vec![layer(), other]).await.unwrap_err();
+    assert!(err.to_string().contains("does not exist"), "{err}");
+}
+
+#[tokio::test]
 async fn odd_times_and_owners_are_kept() {
     let place = Place::new().await;
     let layer = Layer::new()
