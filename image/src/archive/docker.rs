@@ -7,7 +7,7 @@ use super::{
     FoundImage, FoundLayer, Held,
     spool::{self, Spool},
 };
-use crate::{Error, ImageRef};
+use crate::{Error, ImageRef, go_json};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -20,7 +20,7 @@ struct Item {
 }
 
 pub(super) fn images(spool: &Spool, manifest: &[u8]) -> Result<Vec<FoundImage>, Error> {
-    let items: Vec<Item> = serde_json::from_slice(manifest)
+    let items: Vec<Item> = go_json::from_slice(manifest)
         .map_err(|err| Error::malformed("manifest.json of the image archive", err.to_string()))?;
     let (mut images, mut held) = (Vec::new(), Held::default());
     for item in &items {
