@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use oci_distribution::manifest::OciImageIndex;
-
 use super::{
     FoundImage, FoundLayer, Held, check_images,
     spool::{self, Spool},
@@ -22,8 +20,9 @@ const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const WHAT: &str = "the OCI layout";
 
 pub(super) fn images(spool: &Spool, index: &[u8]) -> Result<Vec<FoundImage>, Error> {
-    let index: OciImageIndex = serde_json::from_slice(index)
-        .map_err(|err| Error::malformed("index.json of the image archive", err.to_string()))?;
+    let Document::Index(index) = parse_manifest(index, WHAT)? else {
+        return Err(Error::malformed(WHAT, "its index.json lists no manifests"));
+    };
     let (mut images, mut held) = (Vec::<FoundImage>::new(), Held::default());
     let (ours, others): (Vec<_>, Vec<_>) = index
         .manifests

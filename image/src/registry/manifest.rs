@@ -142,8 +142,9 @@ impl Registry {
 /// Tells what a document is and checks what will be relied on.
 pub(crate) fn parse_manifest(json: &[u8], name: &str) -> Result<Document, Error> {
     let what = || format!("manifest of {name}");
-    let value: Value =
+    let mut value: Value =
         serde_json::from_slice(json).map_err(|err| Error::malformed(what(), err.to_string()))?;
+    fill_in_media_types(&mut value);
     let is_index = value.get("manifests").is_some();
     if is_index && value.get("layers").is_some() {
         // One document that two readers understand differently.
@@ -271,22 +272,37 @@ fn check_config_type(config: &OciDescriptor, name: &str) -> Result<(), Error> {
     }
 }
 
-/// Which bytes the layer really has is told by themselves; this refuses what isn't a layer at all, or is encrypted (OCI
-/// image specification, layer.md). A foreign layer is asked of its registry like any other: the `urls` that a manifest
-/// gives would let a stranger say whom this node talks to.
+/// What a layer is packed with is told by its own bytes, and that it is the one that the config means by its digest. So, as
+/// dockerd does, this refuses only what is of no family that has layers; and what is encrypted (OCI image specification,
+/// layer.md). A foreign layer is asked of its registry like any other: the `urls` that a manifest gives would let a
+/// stranger say whom this node talks to.
 fn check_layer_type(media_type: &str, name: &str) -> Result<(), Error> {
-    let kind = media_type
-        .strip_prefix("application/vnd.oci.image.layer.v1.tar")
-        .or(media_type.strip_prefix("application/vnd.docker.image.rootfs.diff.tar"))
-        .or(media_type.strip_prefix("application/vnd.docker.image.rootfs.foreign.diff.tar"))
-        .or(media_type.strip_prefix("application/vnd.oci.image.layer.nondistributable.v1.tar"));
-    match kind {
-        Some("" | "+gzip" | "+zstd" | "+bzip2" | "+xz" | ".gzip" | ".zstd" | ".bzip2" | ".xz") => {
-            Ok(())
-        }
+    let may_be_layer = ["application/vnd.oci.", "application/vnd.docker."]
+        .iter()
+        .any(|family| media_type.starts_with(family));
+    match media_type {
+        "" | "application/octet-stream" => Ok(()),
+        kind if may_be_layer && !kind.ends_with("+encrypted") => Ok(()),
         _ => Err(Error::UnsupportedMediaType {
             what: format!("a layer of {name}"),
             media_type: media_type.chars().take(100).collect(),
         }),
+    }
+}
+
+/// Says nothing where a document doesn't say what it refers to, as dockerd reads it.
+fn fill_in_media_types(document: &mut Value) {
+    if let Some(config) = document.get_mut("config").and_then(Value::as_object_mut) {
+        config.entry("mediaType").or_insert_with(|| "".into());
+    }
+    for list in ["layers", "manifests"] {
+        let entries = document.get_mut(list).and_then(Value::as_array_mut);
+        for entry in entries
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_object_mut)
+        {
+            entry.entry("mediaType").or_insert_with(|| "".into());
+        }
     }
 }
