@@ -97,6 +97,12 @@ impl<R: Read> Reader<R> {
             // symlink(7): Linux knows no others.
             attributes.permissions = 0o777;
         }
+        if !matches!(kind, EntryKind::File | EntryKind::Directory) {
+            // xattr(7): nothing else has any. What no program can read, overlayfs can't copy up.
+            attributes
+                .xattrs
+                .retain(|name, _| !name.starts_with(b"user."));
+        }
         let mut stored = pax.size.map_or_else(|| header.size(), Ok)?;
         if !matches!(header.entry_type(), b'0' | 0 | b'7' | b'S') {
             // A hard link's size is that of its target, which isn't here; pax may say that it is, docker doesn't care.

@@ -273,6 +273,19 @@ fn a_symlink_has_the_permissions_of_symlinks() {
 }
 
 #[test]
+fn only_files_and_directories_have_attributes_of_users() {
+    for (kind, count) in [(b'0', 2), (b'5', 2), (b'2', 1), (b'3', 1), (b'6', 1)] {
+        let mut archive = pax(&[
+            ("SCHILY.xattr.user.a", "1"),
+            ("SCHILY.xattr.security.selinux", "x"),
+        ]);
+        archive.extend(header("e", kind, 0));
+        let entries = read_all(&archive).unwrap();
+        assert_eq!(entries[0].0.attributes.xattrs.len(), count, "{kind}");
+    }
+}
+
+#[test]
 fn what_is_no_tar_is_told_so() {
     for junk in [&b"this is no tar at all. "[..], b"{\"a\": 1}\n", &[0xff]] {
         let err = read_all(&junk.repeat(1000)).unwrap_err().to_string();
