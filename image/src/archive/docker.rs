@@ -4,7 +4,7 @@
 use serde::Deserialize;
 
 use super::{
-    FoundImage, FoundLayer, Held,
+    FoundImage, FoundLayer, Held, contents,
     spool::{self, Spool},
 };
 use crate::{Error, ImageRef, go_json};
@@ -39,13 +39,13 @@ fn image(spool: &Spool, item: &Item) -> Result<FoundImage, Error> {
         .iter()
         .flatten()
         .map(|path| {
-            let file = spool.expect(path)?;
-            check_name(path, file)?;
-            Ok(FoundLayer {
-                path: file.path.clone(),
-                digest: file.digest,
-                size_bytes: file.size_bytes,
-            })
+            // What isn't here may be left out; what would lie elsewhere may not.
+            contents::entry_path(path.as_bytes())?;
+            let file = spool.file(path);
+            if let Some(file) = file {
+                check_name(path, file)?;
+            }
+            Ok(file.map(FoundLayer::from))
         })
         .collect::<Result<_, Error>>()?;
     let tags = item

@@ -128,7 +128,7 @@ impl Steps<'_> {
             tags,
             config_json: Value::Object(config).to_string().into_bytes(),
             manifest_json: None,
-            layers: steps.iter().map(|step| step.layer.clone()).collect(),
+            layers: steps.iter().map(|step| Some(step.layer.clone())).collect(),
         })
     }
 
@@ -152,11 +152,7 @@ impl Steps<'_> {
         let document: Document =
             serde_json::from_slice(&json).map_err(|err| malformed(&path, &err))?;
         let file = self.spool.expect(&format!("{id}/layer.tar"))?;
-        let layer = FoundLayer {
-            path: file.path.clone(),
-            digest: file.digest,
-            size_bytes: file.size_bytes,
-        };
+        let layer = FoundLayer::from(file);
         if compression_of(&layer.path)? != Compression::None {
             return Err(Error::malformed(
                 format!("{id}/layer.tar of the image archive"),

@@ -17,6 +17,7 @@ use crate::{
     unpack::LayerFile,
 };
 
+use spool::SpooledFile;
 pub(crate) use spool::{Spool, spool};
 
 /// Images of one archive. Who saves a whole node has some dozens.
@@ -32,8 +33,8 @@ pub(crate) struct FoundImage {
     pub(crate) config_json: Vec<u8>,
     /// As it came; `None` if the archive has none.
     pub(crate) manifest_json: Option<Vec<u8>>,
-    /// Lowest first.
-    pub(crate) layers: Vec<FoundLayer>,
+    /// Lowest first; `None` for one that is named and isn't there.
+    pub(crate) layers: Vec<Option<FoundLayer>>,
 }
 
 impl FoundImage {
@@ -45,13 +46,27 @@ impl FoundImage {
     }
 }
 
-/// A layer found in an archive: a file that was put aside.
+/// A layer found in an archive, which was put aside, or one that the store has kept.
 #[derive(Clone, Debug)]
 pub(crate) struct FoundLayer {
     pub(crate) path: PathBuf,
     /// Of the file as it is, compressed or not.
     pub(crate) digest: Digest,
     pub(crate) size_bytes: u64,
+    /// Whether it was just found to have this digest.
+    pub(crate) verified: bool,
+}
+
+impl From<&SpooledFile> for FoundLayer {
+    fn from(file: &SpooledFile) -> Self {
+        Self {
+            path: file.path.clone(),
+            digest: file.digest,
+            size_bytes: file.size_bytes,
+            // It was hashed while it was put aside.
+            verified: true,
+        }
+    }
 }
 
 impl FoundLayer {
@@ -63,8 +78,7 @@ impl FoundLayer {
             file,
             size_bytes: self.size_bytes,
             diff_id,
-            // It was hashed while it was put aside.
-            verified: Some(self.digest),
+            verified: self.verified.then_some(self.digest),
         })
     }
 }

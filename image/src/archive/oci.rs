@@ -83,11 +83,7 @@ fn image(spool: &Spool, mut digest: Digest) -> Result<FoundImage, Error> {
         .iter()
         .map(|layer| {
             let file = spool.blob(&layer.digest)?;
-            Ok(FoundLayer {
-                path: file.path.clone(),
-                digest: file.digest,
-                size_bytes: file.size_bytes,
-            })
+            Ok(Some(FoundLayer::from(file)))
         })
         .collect::<Result<_, Error>>()?;
     Ok(FoundImage {
