@@ -4,7 +4,7 @@
 
 mod support;
 
-use hearth_image::ImageRef;
+use hearth_image::{Error, ImageRef};
 use hearth_tests::{
     archive::{Encoding, Image},
     layer::Layer,
@@ -215,6 +215,29 @@ async fn a_layer_may_be_empty_in_every_way_that_there_is() {
                 );
             let loaded = Place::new().await.load(&archive.finish()).await;
             assert_eq!(loaded.unwrap()[0].id.to_string(), image.id());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_config_that_somebody_has_edited_keeps_its_name_and_a_blob_does_not() {
+    let edited = Image::new(json!({ "Cmd": ["/edited"] }), vec![]);
+    let hex = "ab".repeat(32);
+    for (name, taken) in [
+        (format!("{hex}.json"), true),
+        (format!("blobs/sha256/{hex}"), false),
+    ] {
+        let list = json!([{ "Config": name, "RepoTags": ["app:1"], "Layers": [] }]);
+        let archive = Layer::new().file(&name, 0o644, &edited.config_file()).file(
+            "manifest.json",
+            0o644,
+            list.to_string().as_bytes(),
+        );
+        let loaded = Place::new().await.load(&archive.finish()).await;
+        match loaded {
+            Ok(loaded) => assert_eq!((loaded[0].id.to_string(), taken), (edited.id(), true)),
+            Err(Error::DigestMismatch { .. }) => assert!(!taken, "{name}"),
+            Err(other) => panic!("{name}: {other}"),
         }
     }
 }

@@ -62,12 +62,10 @@ fn image(spool: &Spool, item: &Item) -> Result<FoundImage, Error> {
     })
 }
 
-/// Many of the files are named by their digest: `blobs/sha256/<hex>`, and in older archives `<hex>.json`. (The older
-/// `<hex>/layer.tar` isn't: that is the id of a history.)
+/// Since docker 25 files are blobs of an OCI layout, and have the digest that their name says. Older names promise nothing: that
+/// of `<hex>/layer.tar` is the id of a history, and people edit what lies in `<hex>.json`, which dockerd takes.
 fn check_name(path: &str, file: &spool::SpooledFile) -> Result<(), Error> {
-    let hex = path
-        .strip_prefix("blobs/sha256/")
-        .or(path.strip_suffix(".json"));
+    let hex = path.strip_prefix("blobs/sha256/");
     match hex.map(|hex| format!("sha256:{hex}").parse()) {
         Some(Ok(digest)) => spool::check(file, &digest, path),
         _ => Ok(()),
