@@ -1,8 +1,10 @@
-//! Layers and archives come plain, in gzip, zstd or bzip2; their first bytes tell which. xz isn't taken: a stream of it may
-//! ask for a dictionary of 4 GiB, and no decoder in Rust lets us say that it may not.
+//! Layers and archives come plain or in gzip, zstd, bzip2 or xz; their first bytes tell which, whatever their names and
+//! media types say.
 
 use std::{
+    fs::File,
     io::{self, BufReader, Read},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -11,6 +13,7 @@ use std::{
 
 use bzip2::bufread::MultiBzDecoder;
 use flate2::bufread::MultiGzDecoder;
+use lzma_rust2::XzReader;
 
 use crate::Error;
 
@@ -23,33 +26,46 @@ const MAGIC_BYTES: u64 = 6;
 /// log2 of the largest window that a zstd stream may ask for: 128 MiB, what zstd itself allows by default.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
+/// Dictionary that an xz stream may ask for: `xz -9`, the most that it has a level for, asks for 64 MiB; the format goes
+/// up to 4 GiB.
+const XZ_DICTIONARY_MAX_KIB: u32 = 64 << 10;
+
+/// What the decoder counts on top of the dictionary.
+const XZ_DECODER_KIB: u32 = 1 << 10;
+
 /// What an archive is packed with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Compression {
     None,
     Gzip,
     Zstd,
-    /// What dockerd takes beside the media types of the specification.
+    /// These two dockerd takes beside the media types of the specification.
     Bzip2,
+    Xz,
 }
 
 impl Compression {
-    /// Tells by the first bytes. `what` names the archive for the error.
-    pub(crate) fn detect(start: &[u8], what: &str) -> Result<Self, Error> {
-        let unsupported = |name: &str| Error::UnsupportedMediaType {
-            what: what.to_owned(),
-            media_type: name.to_owned(),
-        };
+    /// Tells by the first bytes.
+    fn detect(start: &[u8]) -> Self {
         match start {
-            [0x1f, 0x8b, ..] => Ok(Self::Gzip),
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => Ok(Self::Zstd),
+            [0x1f, 0x8b, ..] => Self::Gzip,
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,
             // A skippable frame, as seekable zstd begins.
-            [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Ok(Self::Zstd),
-            [b'B', b'Z', b'h', b'1'..=b'9', ..] => Ok(Self::Bzip2),
-            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Err(unsupported("xz")),
-            _ => Ok(Self::None),
+            [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
+            [b'B', b'Z', b'h', b'1'..=b'9', ..] => Self::Bzip2,
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Self::Xz,
+            _ => Self::None,
         }
     }
+}
+
+/// What a layer that was put aside is packed with.
+pub(crate) fn compression_of(layer: &Path) -> Result<Compression, Error> {
+    let mut start = Vec::new();
+    File::open(layer)
+        .and_then(|file| file.take(MAGIC_BYTES).read_to_end(&mut start))
+        .map_err(Error::io("reading a layer that was put aside"))?;
+    Ok(Compression::detect(&start))
 }
 
 /// How much larger plain bytes may be than the compressed ones that gave them, beyond [`FREE_BYTES`]. Gzip can't do more
@@ -105,12 +121,16 @@ pub(crate) fn decompress<'a>(
     let mut start = Vec::new();
     let taken = (&mut source).take(MAGIC_BYTES).read_to_end(&mut start);
     taken.map_err(|err| Error::reading(what, err))?;
-    let compression = Compression::detect(&start, what)?;
+    let compression = Compression::detect(&start);
     let source = io::Cursor::new(start).chain(source);
     let source: Box<dyn Read + Send + 'a> = match compression {
         Compression::None => Box::new(source),
         Compression::Gzip => Box::new(Damage(MultiGzDecoder::new(source))),
         Compression::Bzip2 => Box::new(Damage(MultiBzDecoder::new(source))),
+        Compression::Xz => {
+            let limit_kib = XZ_DICTIONARY_MAX_KIB + XZ_DECODER_KIB;
+            Box::new(Damage(XzReader::new_mem_limit(source, true, limit_kib)))
+        }
         Compression::Zstd => {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(source)
                 .map_err(Error::io("starting the zstd decoder"))?;
@@ -141,7 +161,8 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
-/// Says of a decoder's errors that it's the data: zstd has no kind for them.
+/// Says of a decoder's errors that it's the data: zstd has no kind for them, and xz has one for a dictionary that is too
+/// large.
 struct Damage<R>(R);
 
 impl<R: Read> Read for Damage<R> {
@@ -150,6 +171,12 @@ impl<R: Read> Read for Damage<R> {
             io::ErrorKind::Other if err.get_ref().is_none_or(|inner| !inner.is::<Error>()) => {
                 io::Error::new(io::ErrorKind::InvalidData, err)
             }
+            io::ErrorKind::OutOfMemory => io::Error::other(Error::TooLarge {
+                what: "the dictionary of the xz stream".to_owned(),
+                limit: format!("{} MiB", XZ_DICTIONARY_MAX_KIB >> 10),
+            }),
+            // What xz has and this decoder doesn't.
+            io::ErrorKind::Unsupported => io::Error::new(io::ErrorKind::InvalidData, err),
             _ => err,
         })
     }

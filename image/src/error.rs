@@ -84,7 +84,7 @@ pub enum Error {
     },
     /// The image has nothing for linux/amd64.
     #[error(
-        "no matching manifest for linux/amd64 in {reference}: this node runs nothing else (offered: {offered})"
+        "no matching manifest for linux/amd64 in the manifest list entries of {reference}: this node runs nothing else (offered: {offered})"
     )]
     UnsupportedPlatform {
         /// What was asked for.

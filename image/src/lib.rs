@@ -32,6 +32,7 @@ mod credentials;
 mod digest;
 mod erofs;
 mod error;
+pub mod go_json;
 mod image;
 mod progress;
 mod reference;

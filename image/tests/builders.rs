@@ -6,11 +6,12 @@ mod support;
 
 use std::io::Write;
 
+use hearth_image::Error;
 use hearth_tests::{
     archive::{Encoding, digest},
     layer::Layer,
 };
-use support::{Place, What, content};
+use support::{Place, What, content, noise};
 
 #[tokio::test]
 async fn paths_are_inside_the_image_however_builders_write_them() {
@@ -83,6 +84,30 @@ async fn of_an_entry_that_is_there_twice_the_last_counts() {
 }
 
 #[tokio::test]
+async fn files_that_aufs_keeps_for_hard_links_are_found_by_them() {
+    let link = tar::EntryType::Link;
+    let layer = || {
+        Layer::new()
+            .dir(".wh..wh.orph", 0o700)
+            .file(".wh..wh.orph/left", 0o600, &[1; 10_000])
+            .file(".wh..wh.aufs", 0o444, b"")
+            .dir(".wh..wh.plnk", 0o700)
+            .file(".wh..wh.plnk/12.34", 0o4755, b"linked")
+            .raw_link(link, "sudo", ".wh..wh.plnk/12.34")
+            .raw_link(link, "sudoedit", "/.wh..wh.plnk/12.34")
+    };
+    let place = Place::new().await;
+    let paths = place.look(vec![layer()]).await.unwrap();
+    assert_eq!(support::names(&paths), ["/sudo", "/sudoedit"]);
+    assert_eq!(content(&paths, "/sudo"), b"linked");
+    assert_eq!((paths["/sudo"].mode, paths["/sudo"].links), (0o4755, 2));
+    // They are each layer's own.
+    let other = Layer::new().raw_link(link, "x", ".wh..wh.plnk/12.34");
+    let err = place.look(vec![layer(), other]).await.unwrap_err();
+    assert!(err.to_string().contains("does not exist"), "{err}");
+}
+
+#[tokio::test]
 async fn odd_times_and_owners_are_kept() {
     let place = Place::new().await;
     let layer = Layer::new()
@@ -124,25 +149,91 @@ async fn every_compression_that_dockerd_takes_is_taken() {
         encoder.write_all(half).unwrap();
         encoder.finish().unwrap()
     });
-    for packed in [gzip, zstd, skipped, bzip2.concat()] {
-        let config = support::image(vec![]).config_file();
-        let mut config: serde_json::Value = serde_json::from_slice(&config).unwrap();
-        config["rootfs"]["diff_ids"] = serde_json::json!([digest(&layer)]);
-        config["x-unknown"] = serde_json::json!([{ "a": null }]);
-        let archive = Layer::new()
-            .file("c.json.txt", 0o644, config.to_string().as_bytes())
-            .file("layer", 0o644, &packed)
-            .file(
-                "manifest.json",
-                0o644,
-                br#"[{"Config":"c.json.txt","RepoTags":["a:1"],"Layers":["layer"]}]"#,
-            )
-            .finish();
+    // Two blocks and a stream more, with the padding that may follow each stream.
+    let xz = [xz(front, 1), vec![0; 8], xz(back, 9), vec![0; 4]].concat();
+    for packed in [gzip, zstd, skipped, bzip2.concat(), xz] {
         let place = Place::new().await;
-        let loaded = place.load(&archive).await.unwrap();
+        let loaded = place.load(&packed_archive(&layer, &packed)).await.unwrap();
         let paths = support::paths(&place.store.root_file(&loaded[0].id));
         assert_eq!(content(&paths, "/a").len(), 100_000);
     }
+}
+
+#[tokio::test]
+async fn an_xz_stream_gets_no_more_memory_than_xz_asks_for() {
+    let layer = Layer::new().file("a", 0o644, &noise(5000)).finish();
+    // xz-file-format, section 5.3.1: 28 is 64 MiB, 29 is 96 MiB, 40 is 4 GiB less one byte.
+    for (size, taken) in [(28, true), (29, false), (40, false)] {
+        let mut packed = xz(&layer, 6);
+        // Behind the stream's header: size and flags of the block's header, the filter's id, 1, and this; its CRC32 last.
+        assert_eq!(packed[14..16], [0x21, 1]);
+        packed[16] = size;
+        let end = 12 + usize::from(packed[12]) * 4;
+        let mut crc = flate2::Crc::new();
+        crc.update(&packed[12..end]);
+        packed[end..end + 4].copy_from_slice(&crc.sum().to_le_bytes());
+        let loaded = Place::new().await;
+        let loaded = loaded.load(&packed_archive(&layer, &packed)).await;
+        match loaded {
+            Ok(_) => assert!(taken, "{size}"),
+            Err(Error::TooLarge { what, .. }) => assert!(!taken && what.contains("xz"), "{what}"),
+            Err(other) => panic!("{size}: {other}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_layer_is_refused_wherever_the_damage_is() {
+    let layer = Layer::new().file("a", 0o644, &noise(3000)).finish();
+    let mut bzip2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+    bzip2.write_all(&layer).unwrap();
+    let place = Place::new().await;
+    for packed in [
+        Encoding::Gzip.encode(&layer),
+        Encoding::Zstd.encode(&layer),
+        bzip2.finish().unwrap(),
+        xz(&layer, 6),
+    ] {
+        for at in (6..packed.len()).step_by(61) {
+            let mut damaged = packed.clone();
+            damaged[at] ^= 0x55;
+            // A byte that says nothing (a time, a comment's flag) may differ; the digest of what comes out decides.
+            for bytes in [damaged, packed[..at].to_vec()] {
+                match place.load(&packed_archive(&layer, &bytes)).await {
+                    Ok(_) => assert_eq!(bytes.len(), packed.len(), "cut short at {at}"),
+                    Err(Error::Malformed { reason, .. }) => {
+                        assert!(!reason.contains("log"), "a thread failed: {reason}");
+                    }
+                    Err(Error::DigestMismatch { .. } | Error::TooLarge { .. }) => {}
+                    Err(other) => panic!("{at}: {other}"),
+                }
+            }
+        }
+    }
+}
+
+fn xz(plain: &[u8], level: u32) -> Vec<u8> {
+    let options = lzma_rust2::XzOptions::with_preset(level);
+    let mut writer = lzma_rust2::XzWriter::new(Vec::new(), options).unwrap();
+    writer.write_all(plain).unwrap();
+    writer.finish().unwrap()
+}
+
+/// An image of one layer, stored as these bytes under a name that says nothing.
+fn packed_archive(layer: &[u8], packed: &[u8]) -> Vec<u8> {
+    let config = support::image(vec![]).config_file();
+    let mut config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+    config["rootfs"]["diff_ids"] = serde_json::json!([digest(layer)]);
+    config["x-unknown"] = serde_json::json!([{ "a": null }]);
+    Layer::new()
+        .file("c.json.txt", 0o644, config.to_string().as_bytes())
+        .file("layer", 0o644, packed)
+        .file(
+            "manifest.json",
+            0o644,
+            br#"[{"Config":"c.json.txt","RepoTags":["a:1"],"Layers":["layer"]}]"#,
+        )
+        .finish()
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use std::{
     process::Command,
 };
 
-use hearth_tests::archive::Image;
+use hearth_tests::{archive::Image, layer::Layer};
 use serde_json::json;
 use support::{Place, content};
 use tempfile::TempDir;
@@ -91,6 +91,66 @@ async fn all_forms_of_sparse_files_keep_their_data_and_their_holes() {
         assert!(content(&paths, "/sparse") == expected, "{options:?}");
         assert_eq!(content(&paths, "/hole").len(), 10_000_000);
         assert_eq!(content(&paths, "/after"), b"after");
+    }
+}
+
+#[tokio::test]
+async fn times_and_owners_are_those_that_gnu_tar_wrote() {
+    let dir = TempDir::new().unwrap();
+    let tree = dir.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    fs::write(tree.join("f"), b"").unwrap();
+    let owner = ["--owner=x:4294967294", "--group=x:2147483648"];
+    for (format, mtime, kept) in [
+        ("posix", "@-1.25", (-2, 750_000_000)),
+        ("posix", "@16725225600.000000001", (16_725_225_600, 1)),
+        ("gnu", "@-1", (-1, 0)),
+        ("gnu", "@16725225600", (16_725_225_600, 0)),
+    ] {
+        let (format, mtime) = (format!("--format={format}"), format!("--mtime={mtime}"));
+        let Some(tar) = tar_of(&tree, &[&[&*format, &*mtime], &owner[..]].concat()) else {
+            return;
+        };
+        let place = Place::new().await;
+        let image = Image::new(json!({}), vec![tar]);
+        let loaded = place.load(&image.oci_archive("tree:1")).await.unwrap();
+        let paths = support::paths(&place.store.root_file(&loaded[0].id));
+        assert_eq!(paths["/f"].mtime, kept, "{format}");
+        assert_eq!(paths["/f"].owner, (4_294_967_294, 2_147_483_648));
+    }
+}
+
+#[tokio::test]
+async fn what_xz_has_packed_is_unpacked_at_every_level_and_with_every_check() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("archive");
+    let image = support::image(vec![Layer::new().file(
+        "a",
+        0o644,
+        &support::noise(300_000),
+    )]);
+    fs::write(&file, image.docker_archive("a:1")).unwrap();
+    let name = file.to_str().unwrap();
+    for options in [
+        &["-0", "--check=none"][..],
+        &["-9e", "--check=crc32"],
+        // Several blocks, as several threads write them.
+        &["--block-size=65536", "-T2", "--check=crc64"],
+        &[
+            "--x86",
+            "--delta=dist=3",
+            "--lzma2=dict=64MiB",
+            "--check=sha256",
+        ],
+    ] {
+        let arguments = [options, &["-k", "-f", name]].concat();
+        let Some((packed, said)) = run("xz", &arguments) else {
+            return;
+        };
+        assert!(packed, "{said}");
+        let archive = fs::read(file.with_extension("xz")).unwrap();
+        let loaded = Place::new().await.load(&archive).await.unwrap();
+        assert_eq!(loaded[0].id.to_string(), image.id(), "{options:?}");
     }
 }
 

@@ -83,7 +83,9 @@ async fn whiteouts_hide_what_is_below_and_only_that() {
         .file("again", 0o644, b"")
         .file(".wh.again", 0o644, b"")
         .file(".wh.dropped", 0o644, b"")
-        .file("not/there/.wh.x", 0o644, b"");
+        .file("not/there/.wh.x", 0o644, b"")
+        .file("kept/.wh.below-a-file", 0o644, b"")
+        .file("kept/.wh..wh..opq", 0o644, b"");
     let paths = place.look(vec![lower, upper]).await.unwrap();
     assert_eq!(
         names(&paths),

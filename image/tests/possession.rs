@@ -6,7 +6,7 @@ mod support;
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use hearth_image::{Credentials, Error, ImageId, ImageRef, Pulled, StoreOptions};
+use hearth_image::{Credentials, Error, ImageId, ImageRef, Loaded, Pulled, StoreOptions};
 use hearth_tests::{
     archive::{Encoding, Image, OCI_MANIFEST, Stored, digest},
     layer::Layer,
@@ -47,6 +47,16 @@ async fn pull(place: &Place, fake: &Fake, shown: &[ImageId]) -> Result<Pulled, E
         .store
         .pull(&reference, &auth, &shown, &mut |_| {})
         .await
+}
+
+/// Loads for somebody who has shown that it can read this image.
+async fn load(place: &Place, archive: &[u8], shown: ImageId) -> Result<Vec<Loaded>, Error> {
+    let (shown, mut loaded) = (BTreeSet::from([shown]), Vec::new());
+    place
+        .store
+        .load(archive, &shown, &mut loaded, &mut |_| {})
+        .await?;
+    Ok(loaded)
 }
 
 /// How many blobs a registry was asked for.
@@ -270,4 +280,59 @@ async fn a_list_of_tags_without_end_is_cut_off() {
     let repository: ImageRef = format!("{}/app", fake.address).parse().unwrap();
     let err = place.store.tags(&repository, &Credentials::Anonymous).await;
     assert!(matches!(err, Err(Error::TooLarge { .. })), "{err:?}");
+}
+
+#[tokio::test]
+async fn an_archive_may_leave_out_layers_of_images_that_were_shown_and_no_others() {
+    // As Bazel's incremental loader sends images to a docker that has some of their layers.
+    let base = secret();
+    let derived = base.with_layer(Layer::new().file("new", 0o644, b"new"));
+    let config = derived.config_file();
+    let list = json!([{ "Config": "c", "RepoTags": ["app:1"], "Layers": ["0", "1", "2"] }]);
+    let archive = Layer::new()
+        .file("c", 0o644, &config)
+        .file("2", 0o644, &derived.layers()[2])
+        .file("manifest.json", 0o644, list.to_string().as_bytes())
+        .finish();
+    for encoding in [Encoding::Plain, Encoding::Gzip] {
+        let registry = serving(base.stored(encoding));
+        let place = place(&[&registry]).await;
+        let pulled = pull(&place, &registry, &[]).await.unwrap();
+        let before = place.files();
+        let err = place.load(&archive).await.unwrap_err();
+        assert!(err.to_string().contains("is missing"), "{err}");
+        assert_eq!(place.files(), before, "something was left behind");
+
+        let outside = list.to_string().replace("\"0\"", "\"../0\"");
+        let climbing = Layer::new()
+            .file("c", 0o644, &config)
+            .file("2", 0o644, &derived.layers()[2])
+            .file("manifest.json", 0o644, outside.as_bytes());
+        let err = load(&place, &climbing.finish(), pulled.id)
+            .await
+            .unwrap_err();
+        assert!(err.to_string().contains("out of the archive"), "{err}");
+
+        let loaded = load(&place, &archive, pulled.id).await.unwrap();
+        assert_eq!(loaded[0].id.to_string(), derived.id());
+        let paths = support::paths(&place.store.root_file(&loaded[0].id));
+        assert_eq!(support::names(&paths), ["/base", "/new", "/secret"]);
+
+        // What lay on the disk is hashed: damage isn't built upon.
+        let other = base.with_layer(Layer::new().file("other", 0o644, b"other"));
+        let archive = Layer::new()
+            .file("c", 0o644, &other.config_file())
+            .file("2", 0o644, &other.layers()[2])
+            .file("manifest.json", 0o644, list.to_string().as_bytes())
+            .finish();
+        let kept = digest(&encoding.encode(&base.layers()[1]));
+        let kept = kept.split(':').next_back().unwrap();
+        let blob = place.files().into_iter().find(|file| file.ends_with(kept));
+        let blob = place.dir.path().join(blob.unwrap());
+        let mut bytes = std::fs::read(&blob).unwrap();
+        let at = bytes.len() / 2;
+        bytes[at] ^= 1;
+        std::fs::write(&blob, bytes).unwrap();
+        load(&place, &archive, pulled.id).await.unwrap_err();
+    }
 }

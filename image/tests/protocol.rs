@@ -260,6 +260,57 @@ async fn a_foreign_layer_is_asked_of_its_registry_and_of_nobody_else() {
 }
 
 #[tokio::test]
+async fn a_layer_is_known_by_its_bytes_and_not_by_its_media_type() {
+    let stored = stored(Encoding::Gzip);
+    for (media_type, taken) in [
+        (json!("application/vnd.oci.image.layer.v1.tar+zstd"), true),
+        (json!("application/vnd.oci.image.layer.v1.tar"), true),
+        (
+            json!("application/vnd.oci.image.serialization.rootfs.tar.gzip"),
+            true,
+        ),
+        (
+            json!("application/vnd.docker.container.image.rootfs.diff+x-gtar"),
+            true,
+        ),
+        (json!("application/octet-stream"), true),
+        (json!(""), true),
+        (json!(null), true),
+        (
+            json!("application/vnd.oci.image.layer.v1.tar+gzip+encrypted"),
+            false,
+        ),
+        (json!("application/vnd.in-toto+json"), false),
+        (json!("text/plain"), false),
+    ] {
+        let mut manifest: serde_json::Value = serde_json::from_slice(&stored.manifest).unwrap();
+        for entry in ["/layers/0", "/config"] {
+            let entry = manifest
+                .pointer_mut(entry)
+                .unwrap()
+                .as_object_mut()
+                .unwrap();
+            entry.remove("mediaType");
+        }
+        if !media_type.is_null() {
+            manifest["layers"][0]["mediaType"] = media_type.clone();
+        }
+        let fake = Fake::start({
+            let stored = stored.clone();
+            move |request| match request.target.contains("/manifests/") {
+                true => Answer::ok(manifest.to_string()),
+                false => honest(&stored, request),
+            }
+        });
+        match pull(&fake, &Credentials::Anonymous).await.0 {
+            Ok(_) => assert!(taken, "{media_type}"),
+            Err(Error::UnsupportedMediaType { .. }) => assert!(!taken, "{media_type}"),
+            Err(other) => panic!("{media_type}: {other}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_manifest_of_endless_layers_is_refused() {
     let layer = json!({
         "mediaType": "application/vnd.oci.image.layer.v1.tar",

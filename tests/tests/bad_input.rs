@@ -261,6 +261,11 @@ fn a_layer_that_climbs_out_stays_inside_or_is_refused() {
 #[test]
 fn an_archive_that_points_out_of_itself_is_refused() {
     let (target, docker) = plain();
+    // Nobody has it: layers that are here may be left out.
+    let image = Image::new(
+        json!({}),
+        vec![Layer::new().file("pointing", 0o644, b"").finish()],
+    );
     for (config, layer) in [
         ("/etc/passwd", "layer.tar"),
         ("../../etc/passwd", "layer.tar"),
@@ -270,8 +275,8 @@ fn an_archive_that_points_out_of_itself_is_refused() {
         let manifest = json!([{ "Config": config, "RepoTags": ["hearth-test/pointing:1"], "Layers": [layer] }]);
         let archive = Layer::new()
             .file("manifest.json", 0o644, manifest.to_string().as_bytes())
-            .file("config.json", 0o644, &images::busybox().config_file())
-            .file("layer.tar", 0o644, &images::busybox().layers()[0])
+            .file("config.json", 0o644, &image.config_file())
+            .file("layer.tar", 0o644, &image.layers()[0])
             .finish();
         let done = docker.run_with_input(&["load"], &archive);
         if done.code == Some(0) && !target.is_hearth() {

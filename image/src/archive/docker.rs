@@ -4,10 +4,10 @@
 use serde::Deserialize;
 
 use super::{
-    FoundImage, FoundLayer, Held,
+    FoundImage, FoundLayer, Held, contents,
     spool::{self, Spool},
 };
-use crate::{Error, ImageRef};
+use crate::{Error, ImageRef, go_json};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -20,7 +20,7 @@ struct Item {
 }
 
 pub(super) fn images(spool: &Spool, manifest: &[u8]) -> Result<Vec<FoundImage>, Error> {
-    let items: Vec<Item> = serde_json::from_slice(manifest)
+    let items: Vec<Item> = go_json::from_slice(manifest)
         .map_err(|err| Error::malformed("manifest.json of the image archive", err.to_string()))?;
     let (mut images, mut held) = (Vec::new(), Held::default());
     for item in &items {
@@ -39,13 +39,13 @@ fn image(spool: &Spool, item: &Item) -> Result<FoundImage, Error> {
         .iter()
         .flatten()
         .map(|path| {
-            let file = spool.expect(path)?;
-            check_name(path, file)?;
-            Ok(FoundLayer {
-                path: file.path.clone(),
-                digest: file.digest,
-                size_bytes: file.size_bytes,
-            })
+            // What isn't here may be left out; what would lie elsewhere may not.
+            contents::entry_path(path.as_bytes())?;
+            let file = spool.file(path);
+            if let Some(file) = file {
+                check_name(path, file)?;
+            }
+            Ok(file.map(FoundLayer::from))
         })
         .collect::<Result<_, Error>>()?;
     let tags = item
@@ -62,12 +62,10 @@ fn image(spool: &Spool, item: &Item) -> Result<FoundImage, Error> {
     })
 }
 
-/// Many of the files are named by their digest: `blobs/sha256/<hex>`, and in older archives `<hex>.json`. (The older
-/// `<hex>/layer.tar` isn't: that is the id of a history.)
+/// Since docker 25 files are blobs of an OCI layout, and have the digest that their name says. Older names promise nothing: that
+/// of `<hex>/layer.tar` is the id of a history, and people edit what lies in `<hex>.json`, which dockerd takes.
 fn check_name(path: &str, file: &spool::SpooledFile) -> Result<(), Error> {
-    let hex = path
-        .strip_prefix("blobs/sha256/")
-        .or(path.strip_suffix(".json"));
+    let hex = path.strip_prefix("blobs/sha256/");
     match hex.map(|hex| format!("sha256:{hex}").parse()) {
         Some(Ok(digest)) => spool::check(file, &digest, path),
         _ => Ok(()),

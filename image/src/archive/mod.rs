@@ -5,13 +5,19 @@
 
 mod contents;
 mod docker;
+mod legacy;
 mod oci;
 mod spool;
 
 use std::path::PathBuf;
 
-use crate::{Digest, Error, ImageRef, store::MAX_LAYERS, unpack::LayerFile};
+use crate::{
+    Digest, Error, ImageRef,
+    store::{MAX_LAYERS, read_config},
+    unpack::LayerFile,
+};
 
+use spool::SpooledFile;
 pub(crate) use spool::{Spool, spool};
 
 /// Images of one archive. Who saves a whole node has some dozens.
@@ -27,17 +33,40 @@ pub(crate) struct FoundImage {
     pub(crate) config_json: Vec<u8>,
     /// As it came; `None` if the archive has none.
     pub(crate) manifest_json: Option<Vec<u8>>,
-    /// Lowest first.
-    pub(crate) layers: Vec<FoundLayer>,
+    /// Lowest first; `None` for one that is named and isn't there.
+    pub(crate) layers: Vec<Option<FoundLayer>>,
 }
 
-/// A layer found in an archive: a file that was put aside.
+impl FoundImage {
+    fn may_run_here(&self) -> bool {
+        !matches!(
+            read_config(&self.config_json, ""),
+            Err(Error::UnsupportedPlatform { .. })
+        )
+    }
+}
+
+/// A layer found in an archive, which was put aside, or one that the store has kept.
 #[derive(Clone, Debug)]
 pub(crate) struct FoundLayer {
     pub(crate) path: PathBuf,
     /// Of the file as it is, compressed or not.
     pub(crate) digest: Digest,
     pub(crate) size_bytes: u64,
+    /// Whether it was just found to have this digest.
+    pub(crate) verified: bool,
+}
+
+impl From<&SpooledFile> for FoundLayer {
+    fn from(file: &SpooledFile) -> Self {
+        Self {
+            path: file.path.clone(),
+            digest: file.digest,
+            size_bytes: file.size_bytes,
+            // It was hashed while it was put aside.
+            verified: true,
+        }
+    }
 }
 
 impl FoundLayer {
@@ -49,24 +78,35 @@ impl FoundLayer {
             file,
             size_bytes: self.size_bytes,
             diff_id,
-            // It was hashed while it was put aside.
-            verified: Some(self.digest),
+            verified: self.verified.then_some(self.digest),
         })
     }
 }
 
 /// The images of an archive, by whichever list of contents it has.
 pub(crate) fn images(spool: &Spool) -> Result<Vec<FoundImage>, Error> {
-    // Docker writes both lists; its own has the names.
-    if let Some(manifest) = spool.document("manifest.json")? {
-        return docker::images(spool, &manifest);
+    let manifest = spool.document("manifest.json")?;
+    let index = spool.document("index.json")?;
+    match (manifest, index) {
+        (Some(manifest), None) => return docker::images(spool, &manifest),
+        (None, Some(index)) => return oci::images(spool, &index),
+        // Docker writes both lists. Its own has the names, but of each image what was for the machine that saved it, and
+        // nothing of other platforms.
+        (Some(manifest), Some(index)) => {
+            let images = docker::images(spool, &manifest)?;
+            return match images.iter().all(FoundImage::may_run_here) {
+                true => Ok(images),
+                false => oci::images(spool, &index),
+            };
+        }
+        (None, None) => {}
     }
-    if let Some(index) = spool.document("index.json")? {
-        return oci::images(spool, &index);
+    if let Some(repositories) = spool.document("repositories")? {
+        return legacy::images(spool, &repositories);
     }
     Err(Error::malformed(
         "image archive",
-        "it has neither manifest.json nor index.json: make it with docker save, or as an OCI layout \
+        "it has no manifest.json, index.json or repositories: make it with docker save, or as an OCI layout \
          (docker import is for file system trees)",
     ))
 }
@@ -81,16 +121,10 @@ struct Held {
 impl Held {
     /// Refuses one image too many.
     fn add(&mut self, image: &FoundImage) -> Result<(), Error> {
-        let too_large = |what: &str, limit: String| Error::TooLarge {
-            what: format!("{what} of the image archive"),
-            limit,
-        };
         self.images += 1;
+        check_images(self.images)?;
         let manifest_bytes = image.manifest_json.as_ref().map_or(0, Vec::len);
         self.configs_bytes += image.config_json.len() + manifest_bytes;
-        if self.images > MAX_IMAGES {
-            return Err(too_large("the number of images", MAX_IMAGES.to_string()));
-        }
         if image.layers.len() > MAX_LAYERS {
             return Err(too_large(
                 "the number of layers of an image",
@@ -102,5 +136,19 @@ impl Held {
             return Err(too_large("the configs", limit));
         }
         Ok(())
+    }
+}
+
+fn check_images(count: usize) -> Result<(), Error> {
+    if count > MAX_IMAGES {
+        return Err(too_large("the number of images", MAX_IMAGES.to_string()));
+    }
+    Ok(())
+}
+
+fn too_large(what: &str, limit: String) -> Error {
+    Error::TooLarge {
+        what: format!("{what} of the image archive"),
+        limit,
     }
 }

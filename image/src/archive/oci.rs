@@ -2,15 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use oci_distribution::manifest::{ImageIndexEntry, OciImageIndex};
-
 use super::{
-    FoundImage, FoundLayer, Held,
+    FoundImage, FoundLayer, Held, check_images,
     spool::{self, Spool},
 };
 use crate::{
     Digest, Error, ImageRef,
-    registry::{Document, parse_manifest, select_platform},
+    registry::{Document, may_run_here, parse_manifest, select_platform},
 };
 
 /// Where containerd writes the whole name.
@@ -22,8 +20,9 @@ const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const WHAT: &str = "the OCI layout";
 
 pub(super) fn images(spool: &Spool, index: &[u8]) -> Result<Vec<FoundImage>, Error> {
-    let index: OciImageIndex = serde_json::from_slice(index)
-        .map_err(|err| Error::malformed("index.json of the image archive", err.to_string()))?;
+    let Document::Index(index) = parse_manifest(index, WHAT)? else {
+        return Err(Error::malformed(WHAT, "its index.json lists no manifests"));
+    };
     let (mut images, mut held) = (Vec::<FoundImage>::new(), Held::default());
     let (ours, others): (Vec<_>, Vec<_>) = index
         .manifests
@@ -31,14 +30,23 @@ pub(super) fn images(spool: &Spool, index: &[u8]) -> Result<Vec<FoundImage>, Err
         .partition(|entry| may_run_here(entry));
     if ours.is_empty() && !others.is_empty() {
         // Says what there is instead.
-        select_platform(&index, WHAT)?;
+        select_platform(&index, 1, WHAT)?;
     }
+    check_images(ours.len())?;
+    let mut passed_over = None;
     for entry in ours {
         let name = name(entry.annotations.as_ref());
         // image-layout.md, "Content": a blob lies under the digest that it has.
         let digest: Digest = entry.digest.parse()?;
+        let image = match image(spool, digest) {
+            // Signatures and images for others may lie beside ours.
+            Err(err @ (Error::UnsupportedPlatform { .. } | Error::UnsupportedMediaType { .. })) => {
+                passed_over.get_or_insert(err);
+                continue;
+            }
+            image => image?,
+        };
         // One image with several names has as many entries.
-        let image = image(spool, &digest, true)?;
         held.add(&image)?;
         match images
             .iter_mut()
@@ -51,22 +59,22 @@ pub(super) fn images(spool: &Spool, index: &[u8]) -> Result<Vec<FoundImage>, Err
             }),
         }
     }
-    Ok(images)
+    match passed_over {
+        Some(err) if images.is_empty() => Err(err),
+        _ => Ok(images),
+    }
 }
 
-fn image(spool: &Spool, digest: &Digest, may_be_list: bool) -> Result<FoundImage, Error> {
-    let file = spool.blob(digest)?;
-    let json = spool::read(file, "a manifest")?;
-    let manifest = match parse_manifest(&json, WHAT)? {
-        Document::Manifest(manifest) => manifest,
-        Document::Index(index) if may_be_list => {
-            return image(spool, &select_platform(&index, WHAT)?, false);
-        }
-        Document::Index(_) => {
-            return Err(Error::malformed(
-                WHAT,
-                "a manifest list leads to another list",
-            ));
+fn image(spool: &Spool, mut digest: Digest) -> Result<FoundImage, Error> {
+    let mut lists = 0;
+    let (json, manifest) = loop {
+        let json = spool::read(spool.blob(&digest)?, "a manifest")?;
+        match parse_manifest(&json, WHAT)? {
+            Document::Manifest(manifest) => break (json, manifest),
+            Document::Index(index) => {
+                lists += 1;
+                digest = select_platform(&index, lists, WHAT)?;
+            }
         }
     };
     let config = spool.blob(&manifest.config.digest)?;
@@ -75,11 +83,7 @@ fn image(spool: &Spool, digest: &Digest, may_be_list: bool) -> Result<FoundImage
         .iter()
         .map(|layer| {
             let file = spool.blob(&layer.digest)?;
-            Ok(FoundLayer {
-                path: file.path.clone(),
-                digest: file.digest,
-                size_bytes: file.size_bytes,
-            })
+            Ok(Some(FoundLayer::from(file)))
         })
         .collect::<Result<_, Error>>()?;
     Ok(FoundImage {
@@ -87,13 +91,6 @@ fn image(spool: &Spool, digest: &Digest, may_be_list: bool) -> Result<FoundImage
         config_json: spool::read(config, "a config")?,
         manifest_json: Some(json),
         layers,
-    })
-}
-
-/// Archives for several platforms are loaded as far as they are for this one.
-fn may_run_here(entry: &ImageIndexEntry) -> bool {
-    entry.platform.as_ref().is_none_or(|platform| {
-        platform.os.to_string() == "linux" && platform.architecture.to_string() == "amd64"
     })
 }
 

@@ -88,13 +88,16 @@ pub(crate) fn spool(source: impl Read + Send, layout: &Layout) -> Result<Spool, 
                 // Names of ours: those of the archive never reach the disk.
                 let name = dir.path().join(entries.to_string());
                 let file = put_aside(&entry, &mut reader, name, &mut buffer)?;
+                links.remove(&path);
                 files.insert(path, file);
             }
             // Old archives say with links that two images share a layer.
             EntryKind::Symlink => {
+                files.remove(&path);
                 links.insert(path.clone(), contents::symlink_target(&path, &entry.link)?);
             }
             EntryKind::HardLink => {
+                files.remove(&path);
                 links.insert(path, contents::entry_path(&entry.link)?);
             }
             // Devices and pipes mean nothing here.
@@ -147,13 +150,19 @@ fn put_aside<R: Read>(
 impl Spool {
     /// A file by its path, through links.
     pub(super) fn file(&self, path: &str) -> Option<&SpooledFile> {
-        let path = contents::entry_path(path.as_bytes()).ok()?;
-        let mut path = path.as_str();
+        let mut path = contents::entry_path(path.as_bytes()).ok()?;
         for _ in 0..=MAX_LINKS {
-            if let Some(file) = self.files.get(path) {
+            if let Some(file) = self.files.get(&path) {
                 return Some(file);
             }
-            path = self.links.get(path)?;
+            // The first part that is a link, be it a folder's.
+            let ends = path.match_indices('/').map(|(end, _)| end);
+            let (end, target) = ends
+                .chain([path.len()])
+                .find_map(|end| Some((end, self.links.get(&path[..end])?)))?;
+            path = format!("{target}{}", &path[end..])
+                .trim_start_matches('/')
+                .to_owned();
         }
         None
     }

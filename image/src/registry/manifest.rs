@@ -1,6 +1,6 @@
 //! Manifests and manifest lists (OCI image specification, manifest.md and image-index.md; docker's schema 2).
 
-use oci_distribution::manifest::{OciDescriptor, OciImageIndex, OciImageManifest};
+use oci_distribution::manifest::{ImageIndexEntry, OciDescriptor, OciImageIndex, OciImageManifest};
 use serde_json::Value;
 
 use super::Registry;
@@ -8,6 +8,10 @@ use crate::{
     Digest, Error,
     store::{MAX_DOCUMENT_BYTES, MAX_LAYERS},
 };
+
+/// Lists that lead to one another, at most. A builder that adds attestations, and a tool that joins such images into one for
+/// several platforms, make two.
+const MAX_NESTED_LISTS: u32 = 4;
 
 /// What we ask a registry for.
 const ACCEPT_MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, \
@@ -58,20 +62,16 @@ impl Registry {
             (None, tag) => tag.unwrap_or("latest"),
         };
         let expected = self.reference.digest().map(str::parse).transpose()?;
-        let (json, digest) = self.manifest(asked, expected).await?;
-        let (manifest_json, manifest) = match parse_manifest(&json, &name)? {
-            Document::Manifest(manifest) => (json, manifest),
-            Document::Index(index) => {
-                let chosen = select_platform(&index, &name)?;
-                let (json, _) = self.manifest(&chosen.to_string(), Some(chosen)).await?;
-                match parse_manifest(&json, &name)? {
-                    Document::Manifest(manifest) => (json, manifest),
-                    Document::Index(_) => {
-                        return Err(Error::malformed(
-                            format!("manifest list of {name}"),
-                            "it leads to another list",
-                        ));
-                    }
+        let (mut manifest_json, digest) = self.manifest(asked, expected).await?;
+        let mut lists = 0;
+        let manifest = loop {
+            match parse_manifest(&manifest_json, &name)? {
+                Document::Manifest(manifest) => break manifest,
+                Document::Index(index) => {
+                    lists += 1;
+                    let chosen = select_platform(&index, lists, &name)?;
+                    let found = self.manifest(&chosen.to_string(), Some(chosen)).await?;
+                    manifest_json = found.0;
                 }
             }
         };
@@ -142,8 +142,9 @@ impl Registry {
 /// Tells what a document is and checks what will be relied on.
 pub(crate) fn parse_manifest(json: &[u8], name: &str) -> Result<Document, Error> {
     let what = || format!("manifest of {name}");
-    let value: Value =
+    let mut value: Value =
         serde_json::from_slice(json).map_err(|err| Error::malformed(what(), err.to_string()))?;
+    fill_in_media_types(&mut value);
     let is_index = value.get("manifests").is_some();
     if is_index && value.get("layers").is_some() {
         // One document that two readers understand differently.
@@ -188,30 +189,39 @@ pub(crate) fn parse_manifest(json: &[u8], name: &str) -> Result<Document, Error>
     Ok(Document::Manifest(ImageManifest { config, layers }))
 }
 
-/// The list's manifest for this node.
-pub(crate) fn select_platform(index: &OciImageIndex, name: &str) -> Result<Digest, Error> {
-    let platforms = || {
-        index.manifests.iter().filter_map(|entry| {
-            let platform = entry.platform.as_ref()?;
-            let (os, architecture) = (platform.os.to_string(), platform.architecture.to_string());
-            Some((entry, os, architecture, platform.variant.clone()))
-        })
+/// What a list has for this node: a manifest, or one more list. It is the `nested`th, from 1, on the way.
+pub(crate) fn select_platform(
+    index: &OciImageIndex,
+    nested: u32,
+    name: &str,
+) -> Result<Digest, Error> {
+    if nested > MAX_NESTED_LISTS {
+        return Err(Error::malformed(
+            format!("manifest list of {name}"),
+            format!("more than {MAX_NESTED_LISTS} lists lead to one another"),
+        ));
+    }
+    let entries = || {
+        let told = index.manifests.iter().map(|entry| (entry, platform(entry)));
+        told.filter(|(_, platform)| platform.as_deref() != Some(ATTESTATION))
     };
-    let fitting: Vec<_> = platforms()
-        .filter(|(_, os, architecture, _)| os == "linux" && architecture == "amd64")
+    let ours: Vec<_> = entries()
+        .filter(|(_, platform)| platform.as_deref() == Some(OURS))
+        .map(|(entry, _)| entry)
         .collect();
     // Variants (v2, v3) ask for more of the processor than a virtual one may have.
-    let plain = fitting
-        .iter()
-        .find(|found| found.3.as_deref().is_none_or(|v| matches!(v, "" | "v1")));
-    let chosen = match (plain.or(fitting.first()), index.manifests.as_slice()) {
-        (Some(found), _) => found.0,
-        // A list of one that doesn't say; the config will.
-        (None, [only]) if only.platform.is_none() => only,
+    let plain = ours.iter().find(|entry| {
+        let platform = entry.platform.as_ref();
+        let variant = platform.and_then(|platform| platform.variant.as_deref());
+        variant.is_none_or(|variant| matches!(variant, "" | "v1"))
+    });
+    let mut unsaid = entries().filter(|(_, platform)| platform.is_none());
+    let chosen = match (plain.or(ours.first()), unsaid.next(), unsaid.next()) {
+        (Some(found), ..) => found,
+        // One that doesn't say; its config will.
+        (None, Some((only, _)), None) => only,
         _ => {
-            let offered: Vec<_> = platforms()
-                .map(|(_, os, architecture, _)| format!("{os}/{architecture}"))
-                .collect();
+            let offered: Vec<_> = entries().filter_map(|(_, platform)| platform).collect();
             return Err(Error::UnsupportedPlatform {
                 reference: name.to_owned(),
                 offered: offered.join(", ").chars().take(200).collect(),
@@ -219,6 +229,24 @@ pub(crate) fn select_platform(index: &OciImageIndex, name: &str) -> Result<Diges
         }
     };
     chosen.digest.parse()
+}
+
+/// What this node runs.
+const OURS: &str = "linux/amd64";
+
+/// Builders say this of what they attest about another entry.
+const ATTESTATION: &str = "unknown/unknown";
+
+fn platform(entry: &ImageIndexEntry) -> Option<String> {
+    let platform = entry.platform.as_ref()?;
+    let told = format!("{}/{}", platform.os, platform.architecture);
+    // Empty is what some write who mean nothing.
+    (told != "/").then_some(told)
+}
+
+/// Whether an entry of a layout's list, which is of many images, is for this node; what doesn't say may be.
+pub(crate) fn may_run_here(entry: &ImageIndexEntry) -> bool {
+    platform(entry).is_none_or(|platform| platform == OURS)
 }
 
 fn descriptor(descriptor: &OciDescriptor, name: &str) -> Result<Descriptor, Error> {
@@ -244,20 +272,37 @@ fn check_config_type(config: &OciDescriptor, name: &str) -> Result<(), Error> {
     }
 }
 
-/// Which bytes the layer really has is told by themselves; this refuses what isn't a layer at all, or is encrypted (OCI
-/// image specification, layer.md). A foreign layer is asked of its registry like any other: the `urls` that a manifest
-/// gives would let a stranger say whom this node talks to.
+/// What a layer is packed with is told by its own bytes, and that it is the one that the config means by its digest. So, as
+/// dockerd does, this refuses only what is of no family that has layers; and what is encrypted (OCI image specification,
+/// layer.md). A foreign layer is asked of its registry like any other: the `urls` that a manifest gives would let a
+/// stranger say whom this node talks to.
 fn check_layer_type(media_type: &str, name: &str) -> Result<(), Error> {
-    let kind = media_type
-        .strip_prefix("application/vnd.oci.image.layer.v1.tar")
-        .or(media_type.strip_prefix("application/vnd.docker.image.rootfs.diff.tar"))
-        .or(media_type.strip_prefix("application/vnd.docker.image.rootfs.foreign.diff.tar"))
-        .or(media_type.strip_prefix("application/vnd.oci.image.layer.nondistributable.v1.tar"));
-    match kind {
-        Some("" | "+gzip" | "+zstd" | "+bzip2" | ".gzip" | ".zstd" | ".bzip2") => Ok(()),
+    let may_be_layer = ["application/vnd.oci.", "application/vnd.docker."]
+        .iter()
+        .any(|family| media_type.starts_with(family));
+    match media_type {
+        "" | "application/octet-stream" => Ok(()),
+        kind if may_be_layer && !kind.ends_with("+encrypted") => Ok(()),
         _ => Err(Error::UnsupportedMediaType {
             what: format!("a layer of {name}"),
             media_type: media_type.chars().take(100).collect(),
         }),
+    }
+}
+
+/// Says nothing where a document doesn't say what it refers to, as dockerd reads it.
+fn fill_in_media_types(document: &mut Value) {
+    if let Some(config) = document.get_mut("config").and_then(Value::as_object_mut) {
+        config.entry("mediaType").or_insert_with(|| "".into());
+    }
+    for list in ["layers", "manifests"] {
+        let entries = document.get_mut(list).and_then(Value::as_array_mut);
+        for entry in entries
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_object_mut)
+        {
+            entry.entry("mediaType").or_insert_with(|| "".into());
+        }
     }
 }

@@ -14,4 +14,4 @@ mod tags;
 
 pub(crate) use blob::Fetch;
 pub(crate) use http::Registry;
-pub(crate) use manifest::{Document, Resolved, parse_manifest, select_platform};
+pub(crate) use manifest::{Document, Resolved, may_run_here, parse_manifest, select_platform};

@@ -36,17 +36,18 @@ pub(super) struct Plan {
 }
 
 /// Reads a config document and checks that this node can run it. Returns the image's id.
-pub(super) fn read_config(json: &[u8], reference: &str) -> Result<(ImageId, ImageConfig), Error> {
+pub(crate) fn read_config(json: &[u8], reference: &str) -> Result<(ImageId, ImageConfig), Error> {
     if json.len() > MAX_CONFIG_BYTES {
         return Err(Error::TooLarge {
             what: format!("the config of {reference}"),
             limit: format!("{MAX_CONFIG_BYTES} bytes"),
         });
     }
-    let config: ImageConfig = serde_json::from_slice(json)
+    let config = ImageConfig::from_json(json)
         .map_err(|err| Error::malformed(format!("config of {reference}"), err.to_string()))?;
-    // OCI image specification, config.md, "Properties": rootfs.type is "layers" and nothing else.
-    if config.rootfs.kind != "layers" {
+    // OCI image specification, config.md, "Properties": rootfs.type is "layers" and nothing else. Who leaves it out means it.
+    let rootfs = &config.rootfs;
+    if rootfs.kind != "layers" && (!rootfs.kind.is_empty() || rootfs.diff_ids.is_empty()) {
         return Err(Error::malformed(
             format!("config of {reference}"),
             "it names no layers (rootfs of type \"layers\"), so it is no image's",

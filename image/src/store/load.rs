@@ -16,14 +16,15 @@ use tokio::{
 use super::{
     Shared, Store, WAITING_EVENTS,
     build::{self, Building, Plan, Ready, Words, blocking},
+    claims::Claim,
     pool,
     record::{Held, LayerRecord},
     remove,
 };
 use crate::{
-    Digest, Error, ImageId, Loaded, Progress,
+    Digest, Error, ImageConfig, ImageId, Loaded, Progress,
     archive::{self, FoundImage, FoundLayer},
-    compression::Compression,
+    compression::{Compression, compression_of},
 };
 
 /// Bytes of a body that are handed on at once.
@@ -40,10 +41,11 @@ const MAX_DRAINED_BYTES: u64 = 256 << 20;
 const WAITING_CHUNKS: usize = 8;
 
 impl Store {
-    /// `docker load`: the body is a tar of `docker save` or of an OCI layout, plain or compressed by gzip, zstd or bzip2.
+    /// `docker load`: the body is a tar of `docker save`, of any age, or of an OCI layout, plain or compressed by gzip, zstd, bzip2
+    /// or xz.
     ///
     /// The images of the archive must be wholly in it, whatever the store has; only those that the caller has `shown`
-    /// to be able to read may be named without their layers. Callers bound how many loads go on: each has a thread that
+    /// to be able to read, and their layers, may be named and left out. Callers bound how many loads go on: each has a thread that
     /// waits for its body, which may be silent for a minute and no longer.
     ///
     /// An archive of several images is loaded image by image; what was loaded before one that fails stays. Each is told in
@@ -121,8 +123,8 @@ impl Store {
                 ),
             ));
         }
-        let layers: Vec<LayerRecord> = found
-            .layers
+        let (found_layers, _kept) = self.find_layers(&name, &config, found.layers, shown)?;
+        let layers: Vec<LayerRecord> = found_layers
             .iter()
             .zip(&config.rootfs.diff_ids)
             .map(|(layer, diff_id)| LayerRecord {
@@ -132,7 +134,7 @@ impl Store {
             })
             .collect();
         if let Some(held) = self.shared.held(&id) {
-            self.prove_found(&layers, &found.layers, &held, events)
+            self.prove_found(&layers, &found_layers, &held, events)
                 .await?;
             let _whole = claim.lock().await;
             return match self.shared.held(&id) {
@@ -142,7 +144,7 @@ impl Store {
         }
         let manifest_json = match found.manifest_json {
             Some(json) => json,
-            None => make_manifest(&found.config_json, &layers, &found.layers)?,
+            None => make_manifest(&found.config_json, &layers, &found_layers)?,
         };
         let plan = Plan {
             id,
@@ -152,7 +154,7 @@ impl Store {
             layers,
         };
         let built = self
-            .unpack_found(id, &plan.layers, &found.layers, events)
+            .unpack_found(id, &plan.layers, &found_layers, events)
             .await?;
 
         let _committing = claim.lock().await;
@@ -166,7 +168,6 @@ impl Store {
             .map(|layer| self.shared.claims.claim(layer))
             .collect();
         let shared = self.shared.clone();
-        let found_layers = found.layers;
         let work = move || {
             if shared.options.keep_layers {
                 keep_layers(&shared, &found_layers)?;
@@ -184,6 +185,45 @@ impl Store {
             .await?;
         }
         committed.map(|()| Loaded { id, tags })
+    }
+
+    /// Each layer's file: the archive's, or that of an image which the caller has shown to be able to read, with claims
+    /// on those.
+    fn find_layers(
+        &self,
+        name: &str,
+        config: &ImageConfig,
+        found: Vec<Option<FoundLayer>>,
+        shown: &BTreeSet<ImageId>,
+    ) -> Result<(Vec<FoundLayer>, Vec<Claim>), Error> {
+        let mut claims = Vec::new();
+        let mut kept = |diff_id| {
+            let known = self.shared.layer_of(shown, diff_id)?;
+            claims.push(self.shared.claims.claim(&known.digest));
+            let path = self.shared.layout.blob(&known.digest);
+            path.exists().then_some(FoundLayer {
+                path,
+                digest: known.digest,
+                size_bytes: known.size_bytes,
+                // What lay on the disk for a while is hashed again.
+                verified: false,
+            })
+        };
+        let layers = found
+            .into_iter()
+            .zip(&config.rootfs.diff_ids)
+            .map(|(layer, diff_id)| {
+                layer.or_else(|| kept(diff_id)).ok_or_else(|| {
+                    Error::malformed(
+                        format!("image {name}"),
+                        format!(
+                            "its layer {diff_id} is missing in the archive, and in the images that are here"
+                        ),
+                    )
+                })
+            })
+            .collect::<Result<_, Error>>()?;
+        Ok((layers, claims))
     }
 
     async fn unpack_found(
@@ -247,16 +287,13 @@ fn make_manifest(
 }
 
 fn media_type(layer: &Path) -> Result<&'static str, Error> {
-    let mut start = Vec::new();
-    std::fs::File::open(layer)
-        .and_then(|file| file.take(8).read_to_end(&mut start))
-        .map_err(Error::io("reading a layer that was put aside"))?;
-    Ok(match Compression::detect(&start, "layer")? {
+    Ok(match compression_of(layer)? {
         Compression::None => "application/vnd.oci.image.layer.v1.tar",
         Compression::Gzip => "application/vnd.oci.image.layer.v1.tar+gzip",
         Compression::Zstd => "application/vnd.oci.image.layer.v1.tar+zstd",
         // No specification has one; this is what tools write.
         Compression::Bzip2 => "application/vnd.oci.image.layer.v1.tar+bzip2",
+        Compression::Xz => "application/vnd.oci.image.layer.v1.tar+xz",
     })
 }
 

@@ -25,9 +25,14 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use self::{build::blocking, claims::Claims, pool::Pool, record::Held};
+use self::{
+    build::blocking,
+    claims::Claims,
+    pool::Pool,
+    record::{Held, LayerRecord},
+};
 pub(crate) use self::{
-    build::{MAX_DOCUMENT_BYTES, MAX_LAYERS},
+    build::{MAX_DOCUMENT_BYTES, MAX_LAYERS, read_config},
     layout::Layout,
 };
 use crate::{Digest, Error, Image, ImageId};
@@ -96,6 +101,16 @@ impl Shared {
             .flat_map(|held| &held.record.layers)
             .flat_map(|layer| [layer.digest, layer.diff_id])
             .collect()
+    }
+
+    /// How a layer with these plain bytes came with one of these images.
+    fn layer_of(&self, ids: &BTreeSet<ImageId>, diff_id: &Digest) -> Option<LayerRecord> {
+        let images = self.images.read().unwrap_or_else(PoisonError::into_inner);
+        ids.iter()
+            .filter_map(|id| images.get(id))
+            .flat_map(|held| &held.record.layers)
+            .find(|layer| layer.diff_id == *diff_id)
+            .cloned()
     }
 
     fn insert(&self, held: Held) {

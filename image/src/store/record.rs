@@ -76,7 +76,7 @@ pub(super) fn read(layout: &Layout, id: &ImageId) -> Result<Held, Error> {
             actual: actual.to_string(),
         });
     }
-    let config: ImageConfig = serde_json::from_slice(&config_json)
+    let config = ImageConfig::from_json(&config_json)
         .map_err(|err| Error::malformed(format!("config of image {id}"), err.to_string()))?;
     hold(layout, *id, config, record)
 }

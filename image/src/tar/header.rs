@@ -29,8 +29,8 @@ impl<'a> Header<'a> {
         let unsigned: i64 = bytes().map(i64::from).sum();
         // Some old tars summed signed bytes.
         let signed: i64 = bytes().map(|byte| i64::from(byte as i8)).sum();
-        let stored = header.number(148, 8, "checksum")?;
-        if stored != unsigned && stored != signed {
+        let stored = parse_number(header.field(148, 8));
+        if ![Some(unsigned), Some(signed)].contains(&stored) {
             return Err(TarError::malformed(
                 "not a tar archive, or damaged: the checksum of a header is wrong",
             ));
@@ -91,12 +91,12 @@ impl<'a> Header<'a> {
         Ok((self.unsigned(100, 8, "mode")? & 0o7777) as u16)
     }
 
-    pub(super) fn uid(&self) -> Result<u64, TarError> {
-        self.unsigned(108, 8, "uid")
+    pub(super) fn uid(&self) -> Result<i64, TarError> {
+        self.number(108, 8, "uid")
     }
 
-    pub(super) fn gid(&self) -> Result<u64, TarError> {
-        self.unsigned(116, 8, "gid")
+    pub(super) fn gid(&self) -> Result<i64, TarError> {
+        self.number(116, 8, "gid")
     }
 
     pub(super) fn size(&self) -> Result<u64, TarError> {

@@ -18,8 +18,8 @@ pub(super) struct Pax {
     pub(super) path: Option<Vec<u8>>,
     pub(super) link: Option<Vec<u8>>,
     pub(super) size: Option<u64>,
-    pub(super) uid: Option<u64>,
-    pub(super) gid: Option<u64>,
+    pub(super) uid: Option<i64>,
+    pub(super) gid: Option<i64>,
     pub(super) mtime: Option<Mtime>,
     pub(super) xattrs: Vec<(Bytes, Bytes)>,
     pub(super) sparse: PaxSparse,
@@ -53,23 +53,25 @@ impl Pax {
     }
 
     fn set(&mut self, key: &[u8], value: &[u8]) -> Result<(), TarError> {
-        let number = || {
-            decimal(value).ok_or_else(|| {
-                let key = String::from_utf8_lossy(key);
-                TarError::malformed(format!("pax record {key} is no number"))
-            })
+        // POSIX, "pax Extended Header": an empty value takes the record back.
+        let unless_empty = || Some(value).filter(|value| !value.is_empty());
+        let bad = || {
+            let key = String::from_utf8_lossy(key);
+            TarError::malformed(format!("pax record {key} is no number"))
         };
+        let id = |text| signed(text).ok_or_else(bad);
         match key {
-            // An empty value takes the record back.
-            b"path" => self.path = Some(value.to_vec()).filter(|path| !path.is_empty()),
-            b"linkpath" => self.link = Some(value.to_vec()).filter(|link| !link.is_empty()),
-            b"size" => self.size = Some(number()?),
-            b"uid" => self.uid = Some(number()?),
-            b"gid" => self.gid = Some(number()?),
+            b"path" => self.path = unless_empty().map(<[u8]>::to_vec),
+            b"linkpath" => self.link = unless_empty().map(<[u8]>::to_vec),
+            b"size" => {
+                let size = |text| decimal(text).ok_or_else(bad);
+                self.size = unless_empty().map(size).transpose()?;
+            }
+            b"uid" => self.uid = unless_empty().map(id).transpose()?,
+            b"gid" => self.gid = unless_empty().map(id).transpose()?,
             b"mtime" => {
-                let time = time(value);
-                self.mtime =
-                    Some(time.ok_or_else(|| TarError::malformed("pax record mtime is no time"))?);
+                let time = |text| time(text).ok_or_else(bad);
+                self.mtime = unless_empty().map(time).transpose()?;
             }
             _ if key.starts_with(b"GNU.sparse.") => self.sparse.set(key, value)?,
             _ => {
@@ -86,14 +88,11 @@ impl Pax {
 
     /// Overrides what the header block said.
     pub(super) fn amend(&mut self, attributes: &mut Attributes) -> Result<(), TarError> {
-        let id = |id: u64| {
-            u32::try_from(id).map_err(|_| TarError::malformed("an owner's id is over 2^32 - 1"))
-        };
         if let Some(uid) = self.uid {
-            attributes.uid = id(uid)?;
+            attributes.uid = owner(uid)?;
         }
         if let Some(gid) = self.gid {
-            attributes.gid = id(gid)?;
+            attributes.gid = owner(gid)?;
         }
         if let Some(mtime) = self.mtime {
             attributes.mtime = mtime;
@@ -101,6 +100,26 @@ impl Pax {
         attributes.xattrs.extend(self.xattrs.drain(..));
         Ok(())
     }
+}
+
+/// An id as chown(2) takes it: systems whose ids are signed have some below 0 (macOS' `nobody` is -2), and -1 leaves the
+/// owner as it is, which is root.
+fn owner(id: i64) -> Result<u32, TarError> {
+    let unsigned = u32::try_from(id).or_else(|_| i32::try_from(id).map(i32::cast_unsigned));
+    match unsigned {
+        Ok(u32::MAX) => Ok(0),
+        Ok(id) => Ok(id),
+        Err(_) => Err(TarError::malformed("an owner's id has more than 32 bits")),
+    }
+}
+
+fn signed(text: &[u8]) -> Option<i64> {
+    let (negative, digits) = match text.strip_prefix(b"-") {
+        Some(rest) => (true, rest),
+        None => (false, text),
+    };
+    let number = i64::try_from(decimal(digits)?).ok()?;
+    Some(if negative { -number } else { number })
 }
 
 /// A number of decimal digits only.

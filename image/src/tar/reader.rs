@@ -93,8 +93,18 @@ impl<R: Read> Reader<R> {
         pax.gid = Some(pax.gid.map_or_else(|| header.gid(), Ok)?);
         pax.amend(&mut attributes)?;
         let kind = kind(header, &path)?;
+        if kind == EntryKind::Symlink {
+            // symlink(7): Linux knows no others.
+            attributes.permissions = 0o777;
+        }
+        if !matches!(kind, EntryKind::File | EntryKind::Directory) {
+            // xattr(7): nothing else has any. What no program can read, overlayfs can't copy up.
+            attributes
+                .xattrs
+                .retain(|name, _| !name.starts_with(b"user."));
+        }
         let mut stored = pax.size.map_or_else(|| header.size(), Ok)?;
-        if kind != EntryKind::File {
+        if !matches!(header.entry_type(), b'0' | 0 | b'7' | b'S') {
             // A hard link's size is that of its target, which isn't here; pax may say that it is, docker doesn't care.
             stored = 0;
         }
@@ -112,9 +122,13 @@ impl<R: Read> Reader<R> {
                 None => (stored, whole(before)),
             }
         };
-        self.content = stored;
-        // A map in front of the data is whole blocks.
-        self.padding = padded_rest(padded, stored);
+        if kind == EntryKind::File {
+            self.content = stored;
+            // A map in front of the data is whole blocks.
+            self.padding = padded_rest(padded, stored);
+        } else {
+            self.padding = padded;
+        }
         Ok(TarEntry {
             path,
             kind,
@@ -230,8 +244,8 @@ fn until_nul(mut bytes: Vec<u8>) -> Vec<u8> {
 
 fn kind(header: &Header<'_>, path: &[u8]) -> Result<EntryKind, TarError> {
     Ok(match header.entry_type() {
-        // v7 had no type for directories.
-        b'0' | 0 if path.last() == Some(&b'/') => EntryKind::Directory,
+        // v7 had no type for directories, nor for anything else. Where there are types, docker believes them.
+        0 if path.last() == Some(&b'/') => EntryKind::Directory,
         b'0' | 0 | b'7' | b'S' => EntryKind::File,
         b'1' => EntryKind::HardLink,
         b'2' => EntryKind::Symlink,

@@ -217,3 +217,78 @@ fn headers_that_pile_up_before_an_entry_are_bounded_together() {
         assert!(!matches!(read_all(&archive), Err(TarError::CutShort)));
     }
 }
+
+#[test]
+fn owners_are_what_chown_makes_of_them() {
+    // In the header, as GNU writes what octal digits can't say.
+    for (id, owner) in [(-2, u32::MAX - 1), (-1, 0), (i64::from(u32::MAX), 0)] {
+        let mut block = header("f", b'0', 0);
+        block[108..116].copy_from_slice(&id.to_be_bytes());
+        block[108] |= 0x80;
+        sign(&mut block);
+        assert_eq!(read_all(&block).unwrap()[0].0.attributes.uid, owner);
+        let mut archive = pax(&[("gid", &id.to_string())]);
+        archive.extend(header("f", b'0', 0));
+        assert_eq!(read_all(&archive).unwrap()[0].0.attributes.gid, owner);
+    }
+    for id in ["4294967296", "-2147483649", "--1", "1e3"] {
+        let mut archive = pax(&[("uid", id)]);
+        archive.extend(header("f", b'0', 0));
+        assert!(matches!(read_all(&archive), Err(TarError::Malformed(_))));
+    }
+}
+
+#[test]
+fn a_pax_record_without_a_value_takes_back_what_was_said() {
+    let mut archive = pax(&[("size", "7"), ("uid", "7"), ("gid", "7"), ("mtime", "7")]);
+    archive.extend(pax(&[
+        ("size", ""),
+        ("uid", ""),
+        ("gid", ""),
+        ("mtime", ""),
+    ]));
+    archive.extend(with_content(header("f", b'0', 3), b"abc"));
+    let (entry, content) = &read_all(&archive).unwrap()[0];
+    assert_eq!((entry.attributes.uid, entry.attributes.gid), (0, 0));
+    assert_eq!(entry.attributes.mtime, Mtime::default());
+    assert_eq!(content, b"abc");
+}
+
+#[test]
+fn a_name_with_a_slash_at_its_end_is_a_directory_only_where_there_are_no_types() {
+    for (kind, read_as) in [(0, EntryKind::Directory), (b'0', EntryKind::File)] {
+        // What it says of a content is there in either case.
+        let mut archive = with_content(header("d/", kind, 3), b"abc");
+        archive.extend(header("after", b'0', 0));
+        let entries = read_all(&archive).unwrap();
+        assert_eq!(entries[0].0.kind, read_as);
+        assert_eq!(entries[1].0.path, b"after");
+    }
+}
+
+#[test]
+fn a_symlink_has_the_permissions_of_symlinks() {
+    let entries = read_all(&header("l", b'2', 0)).unwrap();
+    assert_eq!(entries[0].0.attributes.permissions, 0o777);
+}
+
+#[test]
+fn only_files_and_directories_have_attributes_of_users() {
+    for (kind, count) in [(b'0', 2), (b'5', 2), (b'2', 1), (b'3', 1), (b'6', 1)] {
+        let mut archive = pax(&[
+            ("SCHILY.xattr.user.a", "1"),
+            ("SCHILY.xattr.security.selinux", "x"),
+        ]);
+        archive.extend(header("e", kind, 0));
+        let entries = read_all(&archive).unwrap();
+        assert_eq!(entries[0].0.attributes.xattrs.len(), count, "{kind}");
+    }
+}
+
+#[test]
+fn what_is_no_tar_is_told_so() {
+    for junk in [&b"this is no tar at all. "[..], b"{\"a\": 1}\n", &[0xff]] {
+        let err = read_all(&junk.repeat(1000)).unwrap_err().to_string();
+        assert!(err.contains("not a tar archive"), "{err}");
+    }
+}

@@ -17,6 +17,8 @@ const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 /// The beginning of names that only aufs understands, to be ignored.
 const AUFS: &[u8] = b".wh..wh.";
+/// All but this one, a directory at the root: there aufs keeps files that have several names. Layers of 2013 have it.
+const AUFS_LINKS: &[u8] = b".wh..wh.plnk";
 
 /// Why an entry can't be accepted; the caller knows which entry.
 #[derive(Debug, PartialEq, Eq)]
@@ -60,6 +62,11 @@ impl Tree {
                 _ => Err(Problem::new("the root of the image must be a directory")),
             };
         };
+        if let [of_aufs, _, ..] = names.as_slice()
+            && of_aufs.starts_with(AUFS)
+        {
+            return self.keep_for_links(parents, name, layer, change);
+        }
         if parents.iter().any(|parent| parent.starts_with(WHITEOUT)) {
             return Err(Problem::new("a whiteout can't be a directory"));
         }
@@ -138,14 +145,18 @@ impl Tree {
         };
         let target_names = path::components(target)?;
         let (target_name, target_parents) = target_names.split_last().ok_or_else(missing)?;
-        let found = self
-            .walk(target_parents, layer, false)?
-            .ok_or_else(missing)?;
-        let node = self
-            .children(found.directory())
-            .and_then(|children| children.get(*target_name))
-            .ok_or_else(missing)?
-            .node;
+        let node = if target_parents == [AUFS_LINKS] {
+            let key = (layer, Bytes::from(*target_name));
+            *self.aufs_links.get(&key).ok_or_else(missing)?
+        } else {
+            let found = self
+                .walk(target_parents, layer, false)?
+                .ok_or_else(missing)?;
+            self.children(found.directory())
+                .and_then(|children| children.get(*target_name))
+                .ok_or_else(missing)?
+                .node
+        };
         if matches!(self.node(node).kind, Kind::Directory(_)) {
             return Err(Problem::new("it is a hard link to a directory"));
         }
@@ -158,6 +169,34 @@ impl Tree {
             return Ok(());
         }
         self.replace(place.directory(), name.into(), node, layer)
+    }
+
+    /// What lies in one of aufs' own directories: nothing of the image's, but a file may be what hard links lead to.
+    fn keep_for_links(
+        &mut self,
+        parents: &[&[u8]],
+        name: &[u8],
+        layer: u32,
+        change: Change,
+    ) -> Result<(), Problem> {
+        let Change::Other(attributes, kind @ Kind::File(extent)) = change else {
+            return Ok(());
+        };
+        if parents != [AUFS_LINKS] {
+            if extent.size_bytes > 0 {
+                self.freed.push(extent);
+            }
+            return Ok(());
+        }
+        self.count(&attributes, &kind)?;
+        self.charge(name.len())?;
+        let node = self.add_node(Node {
+            attributes,
+            kind,
+            names: 0,
+        })?;
+        self.aufs_links.insert((layer, name.into()), node);
+        Ok(())
     }
 
     /// Gives `node` this name, dropping what had it.

@@ -110,6 +110,8 @@ pub(crate) struct Tree {
     metadata_bytes: usize,
     /// Contents that no name leads to any more, for whoever stored them to free.
     freed: Vec<Extent>,
+    /// Files that layers of aufs keep for hard links, by layer and name. No name of the image's own leads to them.
+    aufs_links: BTreeMap<(u32, Bytes), NodeId>,
     /// Entries looked at by whiteouts so far, bounded so that a small archive can't ask for endless work.
     whiteout_work: u64,
 }
@@ -131,6 +133,7 @@ impl Tree {
             nodes: vec![root],
             metadata_bytes: 0,
             freed: Vec::new(),
+            aufs_links: BTreeMap::new(),
             whiteout_work: 0,
         }
     }

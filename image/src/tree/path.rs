@@ -120,6 +120,8 @@ impl Tree {
                         .collect();
                     pending.extend(parts.into_iter().rev());
                 }
+                // There is nothing below it.
+                _ if !create => return Ok(None),
                 _ => {
                     return Err(Problem::new(format!(
                         "{:?} on the path is not a directory",

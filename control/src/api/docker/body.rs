@@ -6,7 +6,7 @@ use serde_json::error::Category;
 
 use super::answer::JSON;
 use super::errors::ApiError;
-use super::go_json;
+use hearth_image::go_json;
 
 /// The value in a body, refused in docker's words where there is none. No body is `null`, and so an object without fields: what is missing
 /// in it is the handler's to say.

@@ -14,7 +14,6 @@ mod errors;
 mod events;
 mod exec;
 mod frames;
-mod go_json;
 mod hijack;
 mod images;
 mod networks;

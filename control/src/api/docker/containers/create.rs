@@ -3,7 +3,7 @@
 use bollard_stubs::models::{
     ContainerConfig, ContainerCreateBody, ContainerCreateResponse, MountType, RestartPolicyNameEnum,
 };
-use hearth_image::RunConfig;
+use hearth_image::{RunConfig, go_json};
 use hyper::StatusCode;
 use serde_json::Value;
 
@@ -11,7 +11,7 @@ use super::{as_asked, health, host_options, mounts, resources, spec};
 use crate::api::docker::answer::{self, Answer};
 use crate::api::docker::call::Call;
 use crate::api::docker::errors::ApiError;
-use crate::api::docker::{go_json, images, networks};
+use crate::api::docker::{images, networks};
 use crate::state::{ContainerName, ContainerSpec};
 
 /// Creates; does not start.

@@ -308,13 +308,13 @@ mod tests {
             storage_total_bytes: 100 << 30,
             ..NodeInfo::default()
         };
-        for (gib, taken) in [(9, false), (10, true), (100, true), (101, false)] {
+        for (mib, taken) in [(63, false), (64, true), (100 << 10, true), (101 << 10, false)] {
             let spec = ContainerSpec {
-                storage_bytes: Some(gib << 30),
+                storage_bytes: Some(mib << 20),
                 ..ContainerSpec::default()
             };
             let checked = check_against_node(&spec, &HostConfig::default(), &node);
-            assert_eq!(checked.is_ok(), taken, "{gib}");
+            assert_eq!(checked.is_ok(), taken, "{mib}");
         }
     }
 

@@ -1,5 +1,5 @@
-//! JSON as Go's decoder takes it, for docker's clients were tried with nothing else: names of fields in any case, `null` for anything
-//! that is left out, and never a list in the place of an object (Go's package encoding/json, `Unmarshal`).
+//! JSON as Go's decoder takes it, for docker's clients, and those who write images, tried nothing else: names of fields in any case,
+//! `null` for anything that is left out, and never a list in the place of an object (Go's package encoding/json, `Unmarshal`).
 
 use std::fmt;
 
@@ -11,6 +11,11 @@ use serde_json::{Error, Map, Value};
 /// The value that JSON stands for.
 pub fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, Error> {
     T::deserialize(AsGo(value))
+}
+
+/// What a document says.
+pub fn from_slice<T: DeserializeOwned>(json: &[u8]) -> Result<T, Error> {
+    from_value(serde_json::from_slice(json)?)
 }
 
 /// The field of an object, by its name in any case; written as docker writes it, it wins.
@@ -151,12 +156,31 @@ impl serde::de::Expected for AnObject {
 
 #[cfg(test)]
 mod tests {
-    use bollard_stubs::models::ContainerCreateBody;
+    use std::collections::BTreeMap;
+
+    use serde::Deserialize;
     use serde_json::json;
 
     use super::*;
 
-    fn read(value: Value) -> Result<ContainerCreateBody, String> {
+    #[derive(Debug, Default, Deserialize)]
+    #[serde(default, rename_all = "PascalCase")]
+    struct Body {
+        image: Option<String>,
+        cmd: Option<Vec<String>>,
+        env: Vec<String>,
+        labels: BTreeMap<String, String>,
+        tty: bool,
+        host_config: Host,
+    }
+
+    #[derive(Debug, Default, Deserialize)]
+    #[serde(default, rename_all = "PascalCase")]
+    struct Host {
+        memory: i64,
+    }
+
+    fn read(value: Value) -> Result<Body, String> {
         from_value(value).map_err(|error| error.to_string())
     }
 
@@ -168,8 +192,8 @@ mod tests {
         .unwrap();
         assert_eq!(body.image.as_deref(), Some("tiny"));
         assert_eq!(body.cmd, Some(vec!["a".to_owned()]));
-        assert_eq!(body.labels.unwrap()["Key"], "Value");
-        assert_eq!(body.host_config.unwrap().memory, Some(5));
+        assert_eq!(body.labels["Key"], "Value");
+        assert_eq!(body.host_config.memory, 5);
         let both = read(json!({ "image": "other", "Image": "tiny" })).unwrap();
         assert_eq!(both.image.as_deref(), Some("tiny"));
         let mut object = json!({ "CMD": 1 });
@@ -180,12 +204,12 @@ mod tests {
     #[test]
     fn null_is_nothing_wherever_it_stands() {
         let body = read(json!({
-            "Image": null, "Env": [null, "a=b"], "Labels": { "a": null }, "HostConfig": null, "Tty": null, "ExposedPorts": null,
+            "Image": null, "Env": [null, "a=b"], "Labels": { "a": null }, "HostConfig": null, "Tty": null, "Cmd": null,
         }))
         .unwrap();
-        assert_eq!(body.image, None);
-        assert_eq!(body.env, Some(vec![String::new(), "a=b".to_owned()]));
-        assert_eq!(body.labels.unwrap()["a"], "");
+        assert_eq!((body.image, body.cmd, body.tty), (None, None, false));
+        assert_eq!(body.env, ["", "a=b"]);
+        assert_eq!(body.labels["a"], "");
         assert_eq!(from_value::<Vec<i64>>(Value::Null).unwrap(), [0; 0]);
     }
 
