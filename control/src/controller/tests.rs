@@ -13,7 +13,7 @@ use crate::agent::{
     Attached, ExecId, ExecSpec, ExecStatus, ExitSink, LogOptions, LogStream, NodeInfo, ProcessInfo,
     StartTimes,
 };
-use crate::state::{Phase, PortBinding, RestartPolicy, Signal};
+use crate::state::{Action, Phase, PortBinding, RestartPolicy, Signal};
 
 /// Containers that run until a signal, or end at once with the code that their command is.
 struct FakeAgent {
@@ -171,7 +171,7 @@ async fn node_deaf_to(dir: &Path, deaf_to: i32) -> Node {
         image: IMAGE.into(),
         names: vec!["busybox:latest".into()],
         repo_digest: None,
-        action: "load".into(),
+        action: Action::Load,
     };
     controller.propose(image).await.unwrap();
     let events = controller.events();
@@ -210,7 +210,7 @@ impl Node {
     async fn next_events(&mut self, count: usize) -> Vec<String> {
         let mut actions = Vec::new();
         for _ in 0..count {
-            actions.push(self.events.recv().await.unwrap().action);
+            actions.push(self.events.recv().await.unwrap().action.to_string());
         }
         actions
     }

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::{Error, WaitCondition};
 use crate::raft::Observer;
-use crate::state::{Container, ContainerId, Event, EventKind, Exit, Refusal, State};
+use crate::state::{Action, Container, ContainerId, Event, EventKind, Exit, Refusal, State};
 
 /// Who waits, by container. Told by the state machine itself, so that nothing is missed and nobody lags.
 #[derive(Default)]
@@ -85,9 +85,9 @@ impl Observer for Waits {
             .iter()
             .filter(|event| event.kind == EventKind::Container)
         {
-            let gone = match event.action.as_str() {
-                "die" => false,
-                "destroy" => true,
+            let gone = match event.action {
+                Action::Die => false,
+                Action::Destroy => true,
                 _ => continue,
             };
             let Ok(id) = event.id.parse::<ContainerId>() else {

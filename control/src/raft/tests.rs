@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Observer, Replica};
-use crate::state::{Command, Event, Outcome, Refusal, State};
+use crate::state::{Action, Command, Event, Outcome, Refusal, State};
 
 struct Nobody;
 impl Observer for Nobody {
@@ -21,7 +21,7 @@ fn load(n: u64) -> Command {
         image: format!("sha256:{n:064x}"),
         names: vec![format!("image:{n}")],
         repo_digest: None,
-        action: "load".into(),
+        action: Action::Load,
     }
 }
 
@@ -93,8 +93,8 @@ async fn a_refusal_is_an_answer_and_events_come_in_order() {
     );
     replica.propose(load(1)).await.unwrap().unwrap();
     replica.propose(untag).await.unwrap().unwrap();
-    assert_eq!(events.recv().await.unwrap().action, "load");
-    assert_eq!(events.recv().await.unwrap().action, "untag");
+    assert_eq!(events.recv().await.unwrap().action, Action::Load);
+    assert_eq!(events.recv().await.unwrap().action, Action::Untag);
     replica.close().await;
 }
 

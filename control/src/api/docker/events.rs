@@ -1,29 +1,21 @@
 //! `GET /events`: what happened, and what happens.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream;
 use serde_json::json;
-use tokio::sync::broadcast;
-use tokio_util::task::AbortOnDropHandle;
-use tracing::warn;
 
 use super::answer::{self, Answer};
 use super::call::Call;
+use super::history::Missed;
 use super::query::Filters;
 use super::timestamps;
 use super::version::ApiVersion;
 use crate::clock;
-use crate::controller::Controller;
 use crate::state::{Event, EventKind, Tenant};
 
-/// Events of a tenant that are kept for `since`: as many as docker keeps.
-const KEPT: usize = 256;
-/// Events that a slow client may be behind before its stream is broken off.
-const BEHIND_MAX: usize = 4096;
 /// Filters of `GET /events`.
 const FILTERS: [&str; 14] = [
     "config",
@@ -41,69 +33,6 @@ const FILTERS: [&str; 14] = [
     "type",
     "volume",
 ];
-
-/// The last events, and those who wait for the next.
-pub struct History {
-    shared: Arc<Shared>,
-    _follower: AbortOnDropHandle<()>,
-}
-
-struct Shared {
-    /// Guards the order too: an event is in `kept` before it is sent, so a subscriber under the lock misses none and sees none twice.
-    kept: Mutex<HashMap<Tenant, VecDeque<Event>>>,
-    new: broadcast::Sender<Event>,
-}
-
-impl History {
-    /// Follows a controller's events until dropped.
-    pub fn follow(controller: &Controller) -> Self {
-        let shared = Arc::new(Shared {
-            kept: Mutex::default(),
-            new: broadcast::Sender::new(BEHIND_MAX),
-        });
-        let mut events = controller.events();
-        let to = Arc::clone(&shared);
-        let follower = tokio::spawn(async move {
-            loop {
-                match events.recv().await {
-                    Ok(event) => to.add(event),
-                    Err(broadcast::error::RecvError::Lagged(lost)) => {
-                        warn!(lost, "events were lost")
-                    }
-                    Err(broadcast::error::RecvError::Closed) => return,
-                }
-            }
-        });
-        Self {
-            shared,
-            _follower: AbortOnDropHandle::new(follower),
-        }
-    }
-
-    /// What is kept of a tenant's, and what comes of everybody's.
-    fn subscribe(&self, tenant: &Tenant) -> (Vec<Event>, broadcast::Receiver<Event>) {
-        let kept = self
-            .shared
-            .kept
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let kept = kept.get(tenant).into_iter().flatten().cloned().collect();
-        (kept, self.shared.new.subscribe())
-    }
-}
-
-impl Shared {
-    fn add(&self, event: Event) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = kept.entry(event.tenant.clone()).or_default();
-        if own.len() == KEPT {
-            own.pop_front();
-        }
-        own.push_back(event.clone());
-        // Nobody listening is no error.
-        let _ = self.new.send(event);
-    }
-}
 
 /// What one client wants to see.
 struct Wanted {
@@ -150,8 +79,8 @@ pub fn stream(call: &Call) -> Answer {
         let (mut new, wanted) = following?;
         loop {
             let next = match end {
-                Some(end) => tokio::time::timeout_at(end, new.recv()).await.ok()?,
-                None => new.recv().await,
+                Some(end) => tokio::time::timeout_at(end, new.next()).await.ok()?,
+                None => new.next().await,
             };
             match next {
                 Ok(event) => {
@@ -159,14 +88,9 @@ pub fn stream(call: &Call) -> Answer {
                         return Some((Ok(line), Some((new, wanted))));
                     }
                 }
-                Err(broadcast::error::RecvError::Closed) => return None,
+                Err(Missed::End) => return None,
                 // The client learns that it has missed something: the connection breaks, and it asks again with `since`.
-                Err(broadcast::error::RecvError::Lagged(lost)) => {
-                    let error = io::Error::other(format!(
-                        "the client is too slow: {lost} events were lost"
-                    ));
-                    return Some((Err(error), None));
-                }
+                Err(lost) => return Some((Err(io::Error::other(lost)), None)),
             }
         }
     });
@@ -195,7 +119,7 @@ impl Wanted {
         };
         filters.any("type", |kind| kind == kind_name(event.kind))
             // `exec_start: sh` is an `exec_start`.
-            && filters.any("event", |wanted| event.action == *wanted || event.action.split(':').next() == Some(wanted.as_str()))
+            && filters.any("event", |wanted| event.action.word() == wanted || event.action.to_string() == *wanted)
             && filters.any("container", |wanted| {
                 container && (event.id.starts_with(wanted.as_str()) || attribute("name") == Some(wanted.as_str()))
             })
@@ -227,14 +151,14 @@ fn describe(event: &Event, legacy: bool) -> serde_json::Value {
     let attributes: &BTreeMap<String, String> = &event.attributes;
     let mut described = json!({
         "Type": kind_name(event.kind),
-        "Action": event.action,
+        "Action": event.action.to_string(),
         "Actor": { "ID": event.id, "Attributes": attributes },
         "scope": "local",
         "time": event.at_ns / 1_000_000_000,
         "timeNano": event.at_ns,
     });
     if legacy {
-        described["status"] = json!(event.action);
+        described["status"] = json!(event.action.to_string());
         described["id"] = json!(event.id);
         if let (EventKind::Container, Some(image)) = (event.kind, attributes.get("image")) {
             described["from"] = json!(image);
@@ -246,14 +170,15 @@ fn describe(event: &Event, legacy: bool) -> serde_json::Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::Action;
 
-    fn event(kind: EventKind, action: &str) -> Event {
+    fn event(kind: EventKind, action: Action) -> Event {
         let attributes = [("name", "web"), ("image", "nginx:1"), ("a", "b")];
         Event {
             revision: 1,
             tenant: "acme".parse().unwrap(),
             kind,
-            action: action.to_owned(),
+            action,
             id: "abcdef".to_owned(),
             attributes: attributes.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
             at_ns: 1_500_000_000,
@@ -274,7 +199,7 @@ mod tests {
 
     #[test]
     fn filters_choose_as_docker_chooses() {
-        let start = event(EventKind::Container, "start");
+        let start = event(EventKind::Container, Action::Start);
         for (filters, chosen) in [
             (r#"{"type":["container"],"event":["start","die"]}"#, true),
             (r#"{"event":["die"]}"#, false),
@@ -292,27 +217,11 @@ mod tests {
         assert!(passes(
             "acme",
             r#"{"event":["exec_create"]}"#,
-            &event(EventKind::Container, "exec_create: sh -c true")
+            &event(
+                EventKind::Container,
+                Action::ExecCreate("sh -c true".to_owned())
+            )
         ));
-    }
-
-    #[test]
-    fn a_tenants_events_are_not_forgotten_for_anothers() {
-        let shared = Shared {
-            kept: Mutex::default(),
-            new: broadcast::Sender::new(1),
-        };
-        shared.add(event(EventKind::Container, "start"));
-        for number in 0..2 * KEPT {
-            let mut other = event(EventKind::Container, "die");
-            other.tenant = "other".parse().unwrap();
-            other.at_ns = number as u64;
-            shared.add(other);
-        }
-        let kept = shared.kept.lock().unwrap();
-        assert_eq!(kept[&"acme".parse().unwrap()].len(), 1);
-        let others = &kept[&"other".parse().unwrap()];
-        assert_eq!((others.len(), others[0].at_ns), (KEPT, KEPT as u64));
     }
 
     #[test]
@@ -320,20 +229,20 @@ mod tests {
         assert!(!passes(
             "other",
             "{}",
-            &event(EventKind::Container, "start")
+            &event(EventKind::Container, Action::Start)
         ));
     }
 
     #[test]
     fn older_clients_find_the_fields_where_they_were() {
-        let described = describe(&event(EventKind::Container, "die"), true);
+        let described = describe(&event(EventKind::Container, Action::Die), true);
         assert_eq!(
             (&described["status"], &described["from"]),
             (&json!("die"), &json!("nginx:1"))
         );
         assert_eq!(described["time"], 1);
         assert!(
-            describe(&event(EventKind::Container, "die"), false)
+            describe(&event(EventKind::Container, Action::Die), false)
                 .get("status")
                 .is_none()
         );

@@ -1,5 +1,6 @@
 //! `/containers/{id}/exec` and `/exec/{id}/…`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bollard_stubs::models::{ExecConfig, ExecInspectResponse, ExecStartConfig, ProcessConfig};
@@ -8,12 +9,12 @@ use hyper::StatusCode;
 
 use super::answer::{self, Answer};
 use super::call::Call;
-use super::containers::{event_of, terminal_size};
+use super::containers::terminal_size;
 use super::detach::DetachKeys;
 use super::errors::ApiError;
 use super::hijack::{self, Ending, Manner};
 use crate::agent::{AgentError, Attached, ExecId, ExecSpec, ExecStatus, OutputChunk, Stream};
-use crate::state::{Command, Container};
+use crate::state::{Action, Container};
 
 /// `POST /containers/{id}/exec`.
 pub async fn create(mut call: Call, name: &str) -> Answer {
@@ -51,7 +52,7 @@ pub async fn create(mut call: Call, name: &str) -> Answer {
         Err(AgentError::NotRunning(_)) => return Err(not_running(&container)),
         Err(error) => return Err(error.into()),
     };
-    announce(&call, container, format!("exec_create: {line}"));
+    announce(&call, container, Action::ExecCreate(line));
     Ok(answer::json(
         StatusCode::CREATED,
         &serde_json::json!({ "Id": id }),
@@ -63,11 +64,11 @@ fn not_running(container: &Container) -> ApiError {
 }
 
 /// Tells those who watch, without having the client wait for it.
-fn announce(call: &Call, container: Container, action: String) {
+fn announce(call: &Call, container: Container, action: Action) {
     let controller = call.controller().clone();
     call.docker().begin(async move {
-        let _ = controller
-            .propose(Command::Note(event_of(&container, &action)))
+        controller
+            .note(&container.id, action, BTreeMap::new())
             .await;
     });
 }
@@ -88,13 +89,14 @@ fn announce_end(
             let Ok(status) = controller.agent().exec_status(&exec).await else {
                 return;
             };
-            let mut event = event_of(&container, "exec_die");
-            event.attributes.insert("execID".to_owned(), exec);
             let code = status.exit_code.unwrap_or_default();
-            event
-                .attributes
-                .insert("exitCode".to_owned(), code.to_string());
-            let _ = controller.propose(Command::Note(event)).await;
+            let attributes = [
+                ("execID".to_owned(), exec),
+                ("exitCode".to_owned(), code.to_string()),
+            ];
+            controller
+                .note(&container.id, Action::ExecDie, attributes.into())
+                .await;
         });
     }
 }
@@ -142,7 +144,7 @@ pub async fn start(mut call: Call, id: &str) -> Answer {
     let line = spec.args.join(" ");
     let started = call.controller().agent().exec_start(&status.id, size).await;
     if started.is_ok() {
-        announce(&call, container.clone(), format!("exec_start: {line}"));
+        announce(&call, container.clone(), Action::ExecStart(line));
     }
     if asked.detach == Some(true) {
         let attached = started.map_err(exec_error)?;

@@ -16,6 +16,7 @@ mod exec;
 mod frames;
 mod go_json;
 mod hijack;
+mod history;
 mod images;
 mod networks;
 mod query;
@@ -46,7 +47,7 @@ use crate::state::Tenant;
 /// What all connections share.
 pub struct Docker {
     controller: Controller,
-    events: events::History,
+    events: history::History,
     /// Set when the API ends: nothing that was begun over it outlives it.
     ended: CancellationToken,
 }
@@ -54,7 +55,7 @@ pub struct Docker {
 impl Docker {
     /// Over a controller; begins to remember events.
     pub fn new(controller: Controller) -> Self {
-        let events = events::History::follow(&controller);
+        let events = history::History::follow(&controller);
         Self {
             controller,
             events,
