@@ -6,12 +6,13 @@ mod streams;
 
 pub use streams::{Attached, InputSink, LogOptions, LogRecord, LogStream, OutputChunk, Stream};
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::Deserialize;
 
-use crate::state::{Container, ContainerId, PortBinding, Signal};
+use crate::state::{Action, Container, ContainerId, PortBinding, Signal};
 
 /// Names an exec: 64 hexadecimal digits.
 pub type ExecId = String;
@@ -164,7 +165,7 @@ pub trait Agent: Send + Sync {
     async fn node(&self) -> NodeInfo;
 }
 
-/// Where an agent reports that a container's main process has ended; commits it.
+/// Where an agent reports what becomes of its containers; commits it.
 #[async_trait]
 pub trait ExitSink: Send + Sync {
     /// The main process runs. Returns once that is committed; the exit is reported after.
@@ -173,6 +174,14 @@ pub trait ExitSink: Send + Sync {
     async fn out_of_memory(&self, id: &ContainerId, kills: u64, at_ns: u64);
     /// Returns once it is committed.
     async fn exited(&self, id: &ContainerId, exit: crate::state::Exit, at_ns: u64);
+    /// Something that changes nothing, for those who watch: of an exec. Returns once it is committed.
+    async fn happened(
+        &self,
+        id: &ContainerId,
+        action: Action,
+        attributes: BTreeMap<String, String>,
+        at_ns: u64,
+    );
 }
 
 /// Facts about a node, for `info` and `version`.

@@ -1,35 +1,72 @@
 //! Execs: further processes in running containers. Known to this process only; their output is nobody's but the client's.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use hearth_guest_protocol::{Reply, Request};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use super::entry::{INPUT_QUEUE, OUTPUT_QUEUE, Run, open_input};
 use super::follow::{Follower, Told};
 use super::guest::{Guest, GuestError};
 use super::{plan, start_error};
-use crate::agent::{AgentError, Attached, ExecId, ExecSpec, ExecStatus, OutputChunk, Stream};
-use crate::state::ContainerId;
+use crate::agent::{
+    AgentError, Attached, ExecId, ExecSpec, ExecStatus, ExitSink, OutputChunk, Stream,
+};
+use crate::clock::now_ns;
+use crate::state::{Action, ContainerId};
 
 /// Code of a process that went down with its microVM: docker's for SIGKILL.
 const KILLED: u8 = 137;
 
 /// All execs of this node.
-#[derive(Default, Clone)]
+#[derive(Clone)]
 pub struct Execs {
     all: Arc<Mutex<HashMap<ExecId, Exec>>>,
+    sink: Arc<dyn ExitSink>,
 }
 
 struct Exec {
     run: Arc<Run>,
     status: ExecStatus,
     started: bool,
+    /// Ends once those who watch have been told of it.
+    told: Option<JoinHandle<()>>,
 }
 
 impl Execs {
+    /// None yet. `sink` is told of each that is made, started, and ends.
+    pub fn new(sink: Arc<dyn ExitSink>) -> Self {
+        Self {
+            all: Arc::default(),
+            sink,
+        }
+    }
+
+    /// Tells those who watch, after what they are told by `before`, without holding anybody up.
+    fn tell(
+        &self,
+        before: Option<JoinHandle<()>>,
+        container: &ContainerId,
+        action: Action,
+        exec: &ExecId,
+        exit_code: Option<u8>,
+    ) -> JoinHandle<()> {
+        let at_ns = now_ns();
+        let mut attributes = BTreeMap::from([("execID".to_owned(), exec.clone())]);
+        attributes.extend(exit_code.map(|code| ("exitCode".to_owned(), code.to_string())));
+        let (sink, container) = (Arc::clone(&self.sink), container.clone());
+        tokio::spawn(async move {
+            if let Some(before) = before {
+                // An error is a panic there, which has been logged.
+                let _ = before.await;
+            }
+            sink.happened(&container, action, attributes, at_ns).await;
+        })
+    }
+
     fn all(&self) -> std::sync::MutexGuard<'_, HashMap<ExecId, Exec>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -43,6 +80,8 @@ impl Execs {
     /// Remember one.
     pub fn create(&self, id: ExecId, run: Arc<Run>, spec: ExecSpec) {
         let container = run.container.id.clone();
+        let create = Action::ExecCreate(spec.args.join(" "));
+        let told = self.tell(None, &container, create, &id, None);
         let status = ExecStatus {
             id: id.clone(),
             container,
@@ -57,6 +96,7 @@ impl Execs {
                 run,
                 status,
                 started: false,
+                told: Some(told),
             },
         );
     }
@@ -101,7 +141,7 @@ impl Execs {
         id: &ExecId,
         size: Option<(u16, u16)>,
     ) -> Result<Attached, AgentError> {
-        let (run, spec) = {
+        let (run, spec, told) = {
             let mut all = self.all();
             let exec = all
                 .get_mut(id)
@@ -109,11 +149,15 @@ impl Execs {
             if std::mem::replace(&mut exec.started, true) {
                 return Err(AgentError::ExecStarted(id.clone()));
             }
-            (Arc::clone(&exec.run), exec.status.spec.clone())
+            let spec = exec.status.spec.clone();
+            (Arc::clone(&exec.run), spec, exec.told.take())
         };
+        let container = run.container.id.clone();
         if run.monitor.gone.is_cancelled() {
-            return Err(AgentError::NotRunning(run.container.id.clone()));
+            return Err(AgentError::NotRunning(container));
         }
+        let line = Action::ExecStart(spec.args.join(" "));
+        let told = self.tell(told, &container, line, id, None);
         let request = Request::Exec(Box::new(plan::exec(&run.container, id, &spec, size)));
         let started = async {
             let mut conversation = run.guest.open(&request).await?;
@@ -155,7 +199,9 @@ impl Execs {
                 (status.running, status.exit_code) = (false, Some(code))
             });
             drop(to);
+            let told = execs.tell(Some(told), &container, Action::ExecDie, &id, Some(code));
             let _ = run.guest.ask(&Request::Forget { process: id }).await;
+            let _ = told.await;
         });
         Ok(Attached { output, input })
     }

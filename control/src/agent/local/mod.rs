@@ -133,8 +133,8 @@ impl LocalAgent {
             cores: Cores::new(siblings),
             images,
             network,
+            execs: Execs::new(Arc::clone(&sink)),
             sink,
-            execs: Execs::default(),
             entries: Mutex::default(),
             runs: Mutex::default(),
         };

@@ -13,7 +13,7 @@ use super::containers::terminal_size;
 use super::detach::DetachKeys;
 use super::errors::ApiError;
 use super::hijack::{self, Ending, Manner};
-use crate::agent::{AgentError, Attached, ExecId, ExecSpec, ExecStatus, OutputChunk, Stream};
+use crate::agent::{AgentError, Attached, ExecSpec, ExecStatus, OutputChunk, Stream};
 use crate::state::{Action, Container};
 
 /// `POST /containers/{id}/exec`.
@@ -29,7 +29,6 @@ pub async fn create(mut call: Call, name: &str) -> Answer {
     if !container.is_up() {
         return Err(not_running(&container));
     }
-    let line = args.join(" ");
     let spec = ExecSpec {
         args,
         env: asked.env.unwrap_or_default(),
@@ -52,7 +51,6 @@ pub async fn create(mut call: Call, name: &str) -> Answer {
         Err(AgentError::NotRunning(_)) => return Err(not_running(&container)),
         Err(error) => return Err(error.into()),
     };
-    announce(&call, container, Action::ExecCreate(line));
     Ok(answer::json(
         StatusCode::CREATED,
         &serde_json::json!({ "Id": id }),
@@ -61,44 +59,6 @@ pub async fn create(mut call: Call, name: &str) -> Answer {
 
 fn not_running(container: &Container) -> ApiError {
     ApiError::conflict(format!("container {} is not running", container.id))
-}
-
-/// Tells those who watch, without having the client wait for it.
-fn announce(call: &Call, container: Container, action: Action) {
-    let controller = call.controller().clone();
-    call.docker().begin(async move {
-        controller
-            .note(&container.id, action, BTreeMap::new())
-            .await;
-    });
-}
-
-/// Tells those who watch when an exec has ended, and how.
-fn announce_end(
-    call: &Call,
-    container: Container,
-    exec: ExecId,
-) -> impl FnOnce(Ending) + Send + 'static {
-    let docker = Arc::clone(call.docker());
-    move |ending| {
-        if ending != Ending::Output {
-            return;
-        }
-        let controller = docker.controller.clone();
-        docker.begin(async move {
-            let Ok(status) = controller.agent().exec_status(&exec).await else {
-                return;
-            };
-            let code = status.exit_code.unwrap_or_default();
-            let attributes = [
-                ("execID".to_owned(), exec),
-                ("exitCode".to_owned(), code.to_string()),
-            ];
-            controller
-                .note(&container.id, Action::ExecDie, attributes.into())
-                .await;
-        });
-    }
 }
 
 /// The exec, where its container is the tenant's.
@@ -141,14 +101,10 @@ pub async fn start(mut call: Call, id: &str) -> Answer {
         _ => None,
     };
     let spec = status.spec;
-    let line = spec.args.join(" ");
     let started = call.controller().agent().exec_start(&status.id, size).await;
-    if started.is_ok() {
-        announce(&call, container.clone(), Action::ExecStart(line));
-    }
     if asked.detach == Some(true) {
-        let attached = started.map_err(exec_error)?;
-        call.docker().begin(discard(attached));
+        // Nobody listens, and there is no stdin.
+        drop(started.map_err(exec_error)?);
         return answer::status(StatusCode::OK);
     }
     let attached = match started {
@@ -156,6 +112,7 @@ pub async fn start(mut call: Call, id: &str) -> Answer {
         Err(error @ AgentError::Start { .. }) => told(exec_error(error).message()),
         Err(error) => return Err(error.into()),
     };
+    let docker = Arc::clone(call.docker());
     let keys = Some(spec.detach_keys.as_str()).filter(|keys| !keys.is_empty());
     let manner = Manner {
         // ExecStart: whether output is framed is said here, not at creation, and no is the default.
@@ -168,7 +125,17 @@ pub async fn start(mut call: Call, id: &str) -> Answer {
             None
         },
         before: None,
-        afterwards: Box::new(announce_end(&call, container, status.id)),
+        afterwards: Box::new(move |ending| {
+            if ending == Ending::Detached {
+                let controller = docker.controller.clone();
+                docker.begin(async move {
+                    let attributes = BTreeMap::from([("execID".to_owned(), status.id)]);
+                    controller
+                        .note(&container.id, Action::ExecDetach, attributes)
+                        .await;
+                });
+            }
+        }),
     };
     hijack::begin(call, attached, manner)
 }
@@ -198,12 +165,6 @@ fn told(message: &str) -> Attached {
         output,
         input: None,
     }
-}
-
-/// Nobody listens to a detached exec; its pipes must not fill all the same.
-async fn discard(mut attached: Attached) {
-    drop(attached.input.take());
-    while attached.output.recv().await.is_some() {}
 }
 
 /// `POST /exec/{id}/resize`.
