@@ -84,12 +84,8 @@ impl RaftStateMachine<Types> for Machine {
                         .write()
                         .unwrap_or_else(PoisonError::into_inner);
                     let applied = state.apply(&command);
-                    self.shared.observer.applied(&state, &applied.events);
+                    self.shared.observer.applied(&state, applied.events);
                     drop(state);
-                    for event in applied.events {
-                        // Nobody listens: nobody misses it.
-                        let _ = self.shared.events.send(event);
-                    }
                     Answer(applied.result)
                 }
             });

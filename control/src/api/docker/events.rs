@@ -9,12 +9,11 @@ use serde_json::json;
 
 use super::answer::{self, Answer};
 use super::call::Call;
-use super::history::Missed;
 use super::query::Filters;
 use super::timestamps;
 use super::version::ApiVersion;
 use crate::clock;
-use crate::state::{Event, EventKind, Tenant};
+use crate::state::{Event, EventKind};
 
 /// Filters of `GET /events`.
 const FILTERS: [&str; 14] = [
@@ -36,7 +35,6 @@ const FILTERS: [&str; 14] = [
 
 /// What one client wants to see.
 struct Wanted {
-    tenant: Tenant,
     filters: Filters,
     since_ns: Option<u64>,
     until_ns: Option<u64>,
@@ -47,65 +45,45 @@ struct Wanted {
 /// `GET /events`.
 pub fn stream(call: &Call) -> Answer {
     let wanted = Wanted {
-        tenant: call.tenant.clone(),
         filters: call.query.filters(&FILTERS)?,
         since_ns: timestamps::bound("since", call.query.get("since"))?,
         until_ns: timestamps::bound("until", call.query.get("until"))?,
         legacy: call.version < ApiVersion::new(1, 52),
     };
-    let (kept, new) = call.docker().events.subscribe(&call.tenant);
-    let old: Vec<_> = match wanted.since_ns {
-        Some(_) => kept
-            .iter()
-            .filter_map(|event| wanted.line(event))
-            .map(Ok)
-            .collect(),
-        None if wanted
-            .until_ns
-            .is_some_and(|until| until <= clock::now_ns()) =>
-        {
-            kept.iter()
-                .filter_map(|event| wanted.line(event))
-                .map(Ok)
-                .collect()
-        }
-        None => Vec::new(),
-    };
+    // Whoever names a time, be it only the end, is told what was as well.
+    let with_past = wanted.since_ns.is_some() || wanted.until_ns.is_some();
+    let events = call.controller().events(&call.tenant, with_past);
     let end = wanted.until_ns.map(|until| {
         let left = Duration::from_nanos(until.saturating_sub(clock::now_ns()));
         tokio::time::Instant::now() + left
     });
-    let live = stream::unfold(Some((new, wanted)), move |following| async move {
-        let (mut new, wanted) = following?;
+    let lines = stream::unfold(Some((events, wanted)), move |following| async move {
+        let (mut events, wanted) = following?;
         loop {
             let next = match end {
-                Some(end) => tokio::time::timeout_at(end, new.next()).await.ok()?,
-                None => new.next().await,
+                // What is there comes in any case; the end is for what isn't.
+                Some(end) => tokio::time::timeout_at(end, events.next()).await.ok()?,
+                None => events.next().await,
             };
             match next {
                 Ok(event) => {
                     if let Some(line) = wanted.line(&event) {
-                        return Some((Ok(line), Some((new, wanted))));
+                        return Some((Ok(line), Some((events, wanted))));
                     }
                 }
-                Err(Missed::End) => return None,
                 // The client learns that it has missed something: the connection breaks, and it asks again with `since`.
                 Err(lost) => return Some((Err(io::Error::other(lost)), None)),
             }
         }
     });
-    Ok(answer::stream(
-        answer::JSON,
-        futures_util::StreamExt::chain(stream::iter(old), live),
-    ))
+    Ok(answer::stream(answer::JSON, lines))
 }
 
 impl Wanted {
     fn line(&self, event: &Event) -> Option<bytes::Bytes> {
         let in_time = self.since_ns.is_none_or(|since| event.at_ns >= since)
             && self.until_ns.is_none_or(|until| event.at_ns <= until);
-        (event.tenant == self.tenant && in_time && self.passes(event))
-            .then(|| answer::line(&describe(event, self.legacy)))
+        (in_time && self.passes(event)).then(|| answer::line(&describe(event, self.legacy)))
     }
 
     fn passes(&self, event: &Event) -> bool {
@@ -185,10 +163,9 @@ mod tests {
         }
     }
 
-    fn passes(tenant: &str, filters: &str, event: &Event) -> bool {
+    fn passes(filters: &str, event: &Event) -> bool {
         let query = super::super::query::Query::parse(&format!("filters={filters}"));
         let wanted = Wanted {
-            tenant: tenant.parse().unwrap(),
             filters: query.filters(&FILTERS).unwrap(),
             since_ns: None,
             until_ns: None,
@@ -212,24 +189,14 @@ mod tests {
             (r#"{"label":["a=c"]}"#, false),
             (r#"{"volume":["v"]}"#, false),
         ] {
-            assert_eq!(passes("acme", filters, &start), chosen, "{filters}");
+            assert_eq!(passes(filters, &start), chosen, "{filters}");
         }
         assert!(passes(
-            "acme",
             r#"{"event":["exec_create"]}"#,
             &event(
                 EventKind::Container,
                 Action::ExecCreate("sh -c true".to_owned())
             )
-        ));
-    }
-
-    #[test]
-    fn another_tenants_events_are_not_seen() {
-        assert!(!passes(
-            "other",
-            "{}",
-            &event(EventKind::Container, Action::Start)
         ));
     }
 

@@ -16,7 +16,6 @@ mod exec;
 mod frames;
 mod go_json;
 mod hijack;
-mod history;
 mod images;
 mod networks;
 mod query;
@@ -47,18 +46,15 @@ use crate::state::Tenant;
 /// What all connections share.
 pub struct Docker {
     controller: Controller,
-    events: history::History,
     /// Set when the API ends: nothing that was begun over it outlives it.
     ended: CancellationToken,
 }
 
 impl Docker {
-    /// Over a controller; begins to remember events.
+    /// Over a controller.
     pub fn new(controller: Controller) -> Self {
-        let events = history::History::follow(&controller);
         Self {
             controller,
-            events,
             ended: CancellationToken::new(),
         }
     }
