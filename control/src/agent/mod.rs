@@ -68,12 +68,22 @@ pub enum AgentError {
     /// The container has no VM here.
     #[error("container {0} is not running")]
     NotRunning(ContainerId),
-    /// No exec of that id (they are forgotten when their container ends).
+    /// No exec of that id (they are forgotten some minutes after their end, and when their container ends).
     #[error("No such exec instance: {0}")]
     NoSuchExec(ExecId),
     /// The exec was started before.
     #[error("exec {0} has already been started")]
     ExecStarted(ExecId),
+    /// The container has as many of something as it may.
+    #[error("container {container} has {limit} {what} already, and may have no more")]
+    TooMany {
+        /// Which.
+        container: ContainerId,
+        /// Of what, in the plural.
+        what: &'static str,
+        /// How many there may be.
+        limit: usize,
+    },
     /// The guest could not start the process; `code` is docker's 125, 126 or 127.
     #[error("{message}")]
     Start {
@@ -146,7 +156,7 @@ pub trait Agent: Send + Sync {
     /// Processes, for `top`.
     async fn processes(&self, id: &ContainerId) -> Result<Vec<ProcessInfo>, AgentError>;
 
-    /// Remember an exec. Refused where the container isn't running.
+    /// Remember an exec. Refused where the container isn't running, or has too many that haven't ended.
     async fn exec_create(&self, id: &ContainerId, spec: ExecSpec) -> Result<ExecId, AgentError>;
     /// Start it; its output begins with its first byte.
     async fn exec_start(

@@ -412,7 +412,7 @@ impl Agent for LocalAgent {
     async fn exec_create(&self, id: &ContainerId, spec: ExecSpec) -> Result<ExecId, AgentError> {
         let run = self.local.running(id)?;
         let exec = ContainerId::from_random(entropy::random()).to_string();
-        self.local.execs.create(exec.clone(), run, spec);
+        self.local.execs.create(exec.clone(), run, spec)?;
         Ok(exec)
     }
 

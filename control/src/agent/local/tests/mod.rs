@@ -498,6 +498,46 @@ fn an_exec_has_output_and_an_exit_code_of_its_own() {
 }
 
 #[test]
+fn a_containers_execs_are_bounded_and_those_that_ended_make_room_for_new_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let node = node(dir.path()).await;
+        let container = container(&["wait"]);
+        node.agent.start(&container, &[]).await.unwrap();
+        let create = || {
+            let spec = ExecSpec {
+                args: vec!["a".into()],
+                ..Default::default()
+            };
+            node.agent.exec_create(&container.id, spec)
+        };
+        let mut made = Vec::new();
+        let refused = loop {
+            match create().await {
+                Ok(exec) => made.push(exec),
+                Err(error) => break error,
+            }
+        };
+        assert!(
+            matches!(refused, AgentError::TooMany { limit, .. } if limit == made.len()),
+            "{refused}"
+        );
+        let attached = node.agent.exec_start(&made[0], None).await.unwrap();
+        everything(attached).await;
+        assert!(node.agent.exec_status(&made[0]).await.is_ok());
+        let newest = create().await.unwrap();
+        assert!(matches!(
+            node.agent.exec_status(&made[0]).await,
+            Err(AgentError::NoSuchExec(_))
+        ));
+        assert!(node.agent.exec_status(&newest).await.is_ok());
+        assert!(create().await.is_err());
+        node.agent.signal(&container.id, signal(9)).await.unwrap();
+        node.agent.idle().await;
+    });
+}
+
+#[test]
 fn a_new_agent_finds_what_runs_and_neither_loses_nor_repeats_output() {
     let dir = tempfile::tempdir().unwrap();
     let container = container(&["wait"]);
