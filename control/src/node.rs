@@ -12,7 +12,7 @@ use crate::agent::NodeInfo;
 use crate::agent::local::{LocalAgent, LocalConfig, Paths};
 use crate::api;
 use crate::config::{self, Boot, Identity, Owner};
-use crate::controller::{Controller, Reporter, Waits};
+use crate::controller::{Controller, Reporter, Watchers};
 use crate::entropy;
 use crate::network::{Network, NetworkConfig};
 use crate::raft::Replica;
@@ -45,11 +45,11 @@ pub async fn run() -> Result<(), Failure> {
         prefix: address::PREFIX,
         gateway: address::GATEWAY,
     })?;
-    let waits = Arc::new(Waits::default());
+    let watchers = Arc::new(Watchers::default());
     let replica = Replica::open(
         RAFT.as_ref(),
         u64::from_le_bytes(entropy::random()),
-        Arc::<Waits>::clone(&waits),
+        Arc::<Watchers>::clone(&watchers),
     )
     .await?;
     tracing::info!(
@@ -76,7 +76,7 @@ pub async fn run() -> Result<(), Failure> {
             .map_or(WRITABLE_BYTES, |gib| gib << 30),
     };
     let agent = LocalAgent::new(local, images.clone(), network, Arc::new(reporter)).await?;
-    let controller = Controller::new(replica, waits, Arc::new(agent.clone()), images, exits);
+    let controller = Controller::new(replica, watchers, Arc::new(agent.clone()), images, exits);
     let running = agent.adopt(&controller.up()).await;
     let known = controller.state().containers.keys().cloned().collect();
     agent.sweep(known).await;

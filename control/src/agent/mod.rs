@@ -6,12 +6,13 @@ mod streams;
 
 pub use streams::{Attached, InputSink, LogOptions, LogRecord, LogStream, OutputChunk, Stream};
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::Deserialize;
 
-use crate::state::{Container, ContainerId, PortBinding, Signal};
+use crate::state::{Action, Container, ContainerId, PortBinding, Signal};
 
 /// Names an exec: 64 hexadecimal digits.
 pub type ExecId = String;
@@ -67,12 +68,22 @@ pub enum AgentError {
     /// The container has no VM here.
     #[error("container {0} is not running")]
     NotRunning(ContainerId),
-    /// No exec of that id (they are forgotten when their container ends).
+    /// No exec of that id (they are forgotten some minutes after their end, and when their container ends).
     #[error("No such exec instance: {0}")]
     NoSuchExec(ExecId),
     /// The exec was started before.
     #[error("exec {0} has already been started")]
     ExecStarted(ExecId),
+    /// The container has as many of something as it may.
+    #[error("container {container} has {limit} {what} already, and may have no more")]
+    TooMany {
+        /// Which.
+        container: ContainerId,
+        /// Of what, in the plural.
+        what: &'static str,
+        /// How many there may be.
+        limit: usize,
+    },
     /// The guest could not start the process; `code` is docker's 125, 126 or 127.
     #[error("{message}")]
     Start {
@@ -145,7 +156,7 @@ pub trait Agent: Send + Sync {
     /// Processes, for `top`.
     async fn processes(&self, id: &ContainerId) -> Result<Vec<ProcessInfo>, AgentError>;
 
-    /// Remember an exec. Refused where the container isn't running.
+    /// Remember an exec. Refused where the container isn't running, or has too many that haven't ended.
     async fn exec_create(&self, id: &ContainerId, spec: ExecSpec) -> Result<ExecId, AgentError>;
     /// Start it; its output begins with its first byte.
     async fn exec_start(
@@ -164,7 +175,7 @@ pub trait Agent: Send + Sync {
     async fn node(&self) -> NodeInfo;
 }
 
-/// Where an agent reports that a container's main process has ended; commits it.
+/// Where an agent reports what becomes of its containers; commits it.
 #[async_trait]
 pub trait ExitSink: Send + Sync {
     /// The main process runs. Returns once that is committed; the exit is reported after.
@@ -173,6 +184,14 @@ pub trait ExitSink: Send + Sync {
     async fn out_of_memory(&self, id: &ContainerId, kills: u64, at_ns: u64);
     /// Returns once it is committed.
     async fn exited(&self, id: &ContainerId, exit: crate::state::Exit, at_ns: u64);
+    /// Something that changes nothing, for those who watch: of an exec. Returns once it is committed.
+    async fn happened(
+        &self,
+        id: &ContainerId,
+        action: Action,
+        attributes: BTreeMap<String, String>,
+        at_ns: u64,
+    );
 }
 
 /// Facts about a node, for `info` and `version`.

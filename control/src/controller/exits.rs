@@ -1,5 +1,6 @@
 //! What follows an exit: removal (`--rm`), another run (restart policy), or nothing.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use super::{Controller, Error};
 use crate::agent::ExitSink;
 use crate::clock::now_ns;
 use crate::raft::Replica;
-use crate::state::{Command, Container, ContainerId, Exit, Refusal};
+use crate::state::{Action, Command, Container, ContainerId, Exit, Refusal};
 
 /// Before the first restart; doubled for each further one. docker's own.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -73,6 +74,22 @@ impl ExitSink for Reporter {
         .await;
         // The controller is gone: so is the node in a moment.
         let _ = self.exits.send(id.clone());
+    }
+
+    async fn happened(
+        &self,
+        id: &ContainerId,
+        action: Action,
+        attributes: BTreeMap<String, String>,
+        at_ns: u64,
+    ) {
+        self.commit(Command::Happened {
+            id: id.clone(),
+            at_ns,
+            action,
+            attributes,
+        })
+        .await;
     }
 }
 

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{Controller, Error};
 use crate::clock::now_ns;
-use crate::state::{Command, Tenant};
+use crate::state::{Action, Command, Tenant};
 
 /// Pulls of one tenant that go on at the same time; more wait for these. Compose pulls a dozen services side by side, and
 /// the network is full long before.
@@ -199,7 +199,7 @@ impl Controller {
             None => vec![key_of(reference)],
         };
         let repo_digest = reference.with_digest(&pulled.digest).familiar();
-        self.add_image(tenant, id, names, Some(repo_digest), "pull")
+        self.add_image(tenant, id, names, Some(repo_digest), Action::Pull)
             .await?;
         Ok(PulledImage {
             digest: pulled.digest,
@@ -259,7 +259,7 @@ impl Controller {
             });
             before.collect()
         };
-        self.add_image(tenant, id.clone(), names.clone(), None, "load")
+        self.add_image(tenant, id.clone(), names.clone(), None, Action::Load)
             .await?;
         Ok(LoadedImage { id, names, moved })
     }
@@ -271,7 +271,7 @@ impl Controller {
         image: String,
         names: Vec<String>,
         repo_digest: Option<String>,
-        action: &str,
+        action: Action,
     ) -> Result<(), Error> {
         let id = image.clone();
         let command = Command::AddImage {
@@ -280,7 +280,7 @@ impl Controller {
             image,
             names,
             repo_digest,
-            action: action.to_owned(),
+            action,
         };
         let controller = self.clone();
         let commit = async move { controller.propose(command).await };

@@ -1,5 +1,6 @@
 //! Starting and ending containers.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -7,7 +8,7 @@ use super::{Controller, Error, WaitCondition};
 use crate::agent::AgentError;
 use crate::clock::now_ns;
 use crate::state::{
-    Command, Container, ContainerId, Event, EventKind, Exit, Outcome, Phase, Refusal, Signal,
+    Action, Command, Container, ContainerId, Exit, Outcome, Phase, Refusal, Signal,
 };
 
 /// Between the stop signal and SIGKILL where neither client nor container says: docker's own.
@@ -97,7 +98,7 @@ impl Controller {
     ) -> Result<bool, Error> {
         let was_up = self.end(id, timeout_s, signal).await?;
         if was_up {
-            self.note(id, "stop").await;
+            self.note(id, Action::Stop, BTreeMap::new()).await;
         }
         Ok(was_up)
     }
@@ -238,7 +239,7 @@ impl Controller {
         // It may have ended since, by itself or because it could not be started: nobody has dealt with that yet.
         self.after_exit(id).await;
         restarted?;
-        self.note(id, "restart").await;
+        self.note(id, Action::Restart, BTreeMap::new()).await;
         Ok(())
     }
 
@@ -322,25 +323,23 @@ impl Controller {
         self.inner.replica.close().await;
     }
 
-    /// An event that changes nothing.
-    async fn note(&self, id: &ContainerId, action: &str) {
-        let Ok(container) = self.container(id) else {
-            return;
-        };
-        let mut attributes = container.spec.labels;
-        attributes.insert("image".into(), container.image_name);
-        attributes.insert("name".into(), container.name.to_string());
-        let event = Event {
-            revision: 0,
-            tenant: container.tenant,
-            kind: EventKind::Container,
-            action: action.into(),
-            id: id.to_string(),
-            attributes,
+    /// An event that changes nothing, for those who watch.
+    pub async fn note(
+        &self,
+        id: &ContainerId,
+        action: Action,
+        attributes: BTreeMap<String, String>,
+    ) {
+        let happened = Command::Happened {
+            id: id.clone(),
             at_ns: now_ns(),
+            action,
+            attributes,
         };
-        if let Err(error) = self.propose(Command::Note(event)).await {
-            tracing::warn!(%error, action, "event");
+        match self.propose(happened).await {
+            // Whose container is gone is nobody's news.
+            Ok(_) | Err(Error::Refused(_)) => {}
+            Err(error) => tracing::warn!(%error, "event"),
         }
     }
 }

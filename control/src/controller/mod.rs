@@ -2,10 +2,12 @@
 
 mod exits;
 mod generated_name;
+mod history;
 mod images;
 mod lifecycle;
 mod reconcile;
 mod waits;
+mod watchers;
 
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -14,7 +16,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use futures_util::FutureExt;
-use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -23,13 +24,14 @@ use crate::clock::now_ns;
 use crate::entropy;
 use crate::raft::{Replica, ReplicaError};
 use crate::state::{
-    Command, Container, ContainerId, ContainerName, ContainerSpec, Event, Exit, Outcome, Refusal,
-    State, Status, Tenant,
+    Command, Container, ContainerId, ContainerName, ContainerSpec, Exit, Outcome, Refusal, State,
+    Status, Tenant,
 };
 
 pub use exits::{Exits, Reporter};
+pub use history::{Lost, Subscriber};
 pub use images::{LoadedImage, PulledImage, key_of};
-pub use waits::Waits;
+pub use watchers::Watchers;
 
 /// Names tried before a container without one is refused: with a hundred thousand to choose from, one is nearly always enough.
 const NAMES_TRIED: u64 = 16;
@@ -76,7 +78,7 @@ pub struct Controller {
 
 struct Inner {
     replica: Replica,
-    waits: Arc<Waits>,
+    watchers: Arc<Watchers>,
     agent: Arc<dyn Agent>,
     images: images::Images,
     /// Restarts that wait for their time, by container: cancelled by whoever wants something else.
@@ -93,17 +95,17 @@ struct Inner {
 }
 
 impl Controller {
-    /// `waits` is the observer that `replica` was opened with; `exits` the other end of the reporter that `agent` was made with.
+    /// `watchers` is the observer that `replica` was opened with; `exits` the other end of the reporter that `agent` was made with.
     pub fn new(
         replica: Replica,
-        waits: Arc<Waits>,
+        watchers: Arc<Watchers>,
         agent: Arc<dyn Agent>,
         images: hearth_image::Store,
         exits: Exits,
     ) -> Self {
         let inner = Inner {
             replica,
-            waits,
+            watchers,
             agent,
             images: images::Images::new(images),
             restarts: Mutex::default(),
@@ -134,9 +136,9 @@ impl Controller {
         Ok(self.inner.replica.propose(command).await??)
     }
 
-    /// Events from now on. A receiver that lags is told so by the channel.
-    pub fn events(&self) -> broadcast::Receiver<Event> {
-        self.inner.replica.events()
+    /// A tenant's events from now on; after the last ones before, where `with_past`.
+    pub fn events(&self, tenant: &Tenant, with_past: bool) -> Subscriber {
+        self.inner.watchers.history.subscribe(tenant, with_past)
     }
 
     /// Streams, execs, top: asked of the node that has the container.
@@ -219,7 +221,11 @@ impl Controller {
         condition: WaitCondition,
     ) -> impl Future<Output = Result<Exit, Error>> + Send + 'static {
         // Registered under the state's lock: no exit comes between the look and the registration.
-        let wait = self.inner.waits.register(&self.state(), id, condition);
+        let wait = self
+            .inner
+            .watchers
+            .waits
+            .register(&self.state(), id, condition);
         async move {
             match wait?.await {
                 Ok(exit) => Ok(exit),

@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::{Semaphore, broadcast, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 
 use super::*;
 use crate::agent::{
     Attached, ExecId, ExecSpec, ExecStatus, ExitSink, LogOptions, LogStream, NodeInfo, ProcessInfo,
     StartTimes,
 };
-use crate::state::{Phase, PortBinding, RestartPolicy, Signal};
+use crate::state::{Action, Phase, PortBinding, RestartPolicy, Signal};
 
 /// Containers that run until a signal, or end at once with the code that their command is.
 struct FakeAgent {
@@ -131,7 +131,7 @@ struct Node {
     controller: Controller,
     agent: Arc<FakeAgent>,
     starts: mpsc::UnboundedReceiver<ContainerId>,
-    events: broadcast::Receiver<Event>,
+    events: Subscriber,
 }
 
 const IMAGE: &str = "sha256:00000000000000000000000000000000000000000000000000000000000000aa";
@@ -141,8 +141,8 @@ fn owner() -> Tenant {
 }
 
 async fn node_deaf_to(dir: &Path, deaf_to: i32) -> Node {
-    let waits = Arc::new(Waits::default());
-    let replica = Replica::open(dir, 1, Arc::<Waits>::clone(&waits))
+    let watchers = Arc::new(Watchers::default());
+    let replica = Replica::open(dir, 1, Arc::<Watchers>::clone(&watchers))
         .await
         .unwrap();
     let images = hearth_image::Store::open(&dir.join("images"), Default::default())
@@ -160,7 +160,7 @@ async fn node_deaf_to(dir: &Path, deaf_to: i32) -> Node {
     });
     let controller = Controller::new(
         replica,
-        waits,
+        watchers,
         Arc::<FakeAgent>::clone(&agent),
         images,
         exits,
@@ -171,10 +171,10 @@ async fn node_deaf_to(dir: &Path, deaf_to: i32) -> Node {
         image: IMAGE.into(),
         names: vec!["busybox:latest".into()],
         repo_digest: None,
-        action: "load".into(),
+        action: Action::Load,
     };
     controller.propose(image).await.unwrap();
-    let events = controller.events();
+    let events = controller.events(&owner(), false);
     Node {
         controller,
         agent,
@@ -210,7 +210,7 @@ impl Node {
     async fn next_events(&mut self, count: usize) -> Vec<String> {
         let mut actions = Vec::new();
         for _ in 0..count {
-            actions.push(self.events.recv().await.unwrap().action);
+            actions.push(self.events.next().await.unwrap().action.to_string());
         }
         actions
     }

@@ -6,12 +6,13 @@ use std::sync::{Mutex, PoisonError};
 use tokio::sync::oneshot;
 
 use super::{Error, WaitCondition};
-use crate::raft::Observer;
-use crate::state::{Container, ContainerId, Event, EventKind, Exit, Refusal, State};
+use crate::state::{Action, Container, ContainerId, Event, EventKind, Exit, Refusal, State};
 
 /// Who waits, by container. Told by the state machine itself, so that nothing is missed and nobody lags.
 #[derive(Default)]
-pub struct Waits {
+pub(super) struct Waits {
+    /// Those who wait, each a request with a connection, and for each container at most one more who waits no longer: they are cleared
+    /// away when the next comes. Of a container that is removed there are none.
     waiting: Mutex<HashMap<ContainerId, Vec<Waiting>>>,
 }
 
@@ -76,8 +77,9 @@ impl Waits {
     }
 }
 
-impl Observer for Waits {
-    fn applied(&self, state: &State, events: &[Event]) {
+impl Waits {
+    /// `events` are one command's, and `state` as that has left it.
+    pub(super) fn applied(&self, state: &State, events: &[Event]) {
         if events.is_empty() {
             self.let_go_of_the_stopped(state);
         }
@@ -85,9 +87,9 @@ impl Observer for Waits {
             .iter()
             .filter(|event| event.kind == EventKind::Container)
         {
-            let gone = match event.action.as_str() {
-                "die" => false,
-                "destroy" => true,
+            let gone = match event.action {
+                Action::Die => false,
+                Action::Destroy => true,
                 _ => continue,
             };
             let Ok(id) = event.id.parse::<ContainerId>() else {

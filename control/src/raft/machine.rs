@@ -53,12 +53,7 @@ impl Machine {
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         let applied = state.apply(command);
-        self.shared.observer.applied(&state, &applied.events);
-        drop(state);
-        for event in applied.events {
-            // Nobody listens: nobody misses it.
-            let _ = self.shared.events.send(event);
-        }
+        self.shared.observer.applied(&state, applied.events);
         applied.result
     }
 

@@ -22,7 +22,6 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use openraft::{BasicNode, Config, Raft, SnapshotPolicy};
-use tokio::sync::broadcast;
 
 use crate::state::{Command, Event, NodeId, Outcome, Refusal, State};
 
@@ -39,8 +38,6 @@ const HEARTBEAT: Duration = Duration::from_millis(500);
 const ENTRIES_PER_SNAPSHOT: u64 = 2000;
 /// Entries kept behind a snapshot for peers that lag a little.
 const ENTRIES_KEPT: u64 = 500;
-/// Events a watcher may lag behind before it is told that it missed some.
-const EVENTS_HELD: usize = 1024;
 /// One node alone leads at once; this bounds the wait on a disk that hangs.
 const LEADER_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -70,14 +67,13 @@ pub enum ReplicaError {
 /// Hears of every change, in order, while the state is still as that change left it. Called with the state locked: it must not wait.
 pub trait Observer: Send + Sync + 'static {
     /// `events` are one command's.
-    fn applied(&self, state: &State, events: &[Event]);
+    fn applied(&self, state: &State, events: Vec<Event>);
 }
 
 /// What the state machine shares with those who read it.
 struct Shared {
     /// Written by the state machine only.
     state: RwLock<State>,
-    events: broadcast::Sender<Event>,
     observer: Arc<dyn Observer>,
 }
 
@@ -114,7 +110,6 @@ impl Replica {
         let node = disk.node;
         let shared = Arc::new(Shared {
             state: RwLock::default(),
-            events: broadcast::channel(EVENTS_HELD).0,
             observer,
         });
         let log = log::LogStore::new(disk.clone()).await?;
@@ -197,11 +192,6 @@ impl Replica {
             .state
             .read()
             .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Events from now on.
-    pub fn events(&self) -> broadcast::Receiver<Event> {
-        self.shared.events.subscribe()
     }
 
     /// Waits until this replica can't go on: a write has failed. Only a new process, which reads what the disk really holds, can.

@@ -1,6 +1,6 @@
 //! What a replica promises across restarts.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use openraft::testing::StoreBuilder;
 
@@ -8,7 +8,7 @@ use super::disk::Disk;
 use super::log::LogStore;
 use super::machine::Machine;
 use super::{DiskThread, Executor, Observer, Replica, Shared, Types, Work};
-use crate::state::{Command, Event, Outcome, Refusal, State};
+use crate::state::{Action, Command, Event, Outcome, Refusal, State};
 
 /// openraft's own suite asks this for storage that is empty.
 struct Empty;
@@ -23,7 +23,6 @@ impl StoreBuilder<Types, LogStore, Machine, tempfile::TempDir> for Empty {
         let log = LogStore::new(disk.clone()).await.unwrap();
         let shared = Arc::new(Shared {
             state: Default::default(),
-            events: tokio::sync::broadcast::channel(1).0,
             observer: Arc::new(Nobody),
         });
         let machine = Machine::restore(disk, shared).await.unwrap();
@@ -38,7 +37,17 @@ fn the_storage_is_what_openraft_expects() {
 
 struct Nobody;
 impl Observer for Nobody {
-    fn applied(&self, _: &State, _: &[Event]) {}
+    fn applied(&self, _: &State, _: Vec<Event>) {}
+}
+
+/// Takes note of what it is told.
+#[derive(Default)]
+struct Notes(Mutex<Vec<(Action, u64)>>);
+impl Observer for Notes {
+    fn applied(&self, _: &State, events: Vec<Event>) {
+        let noted = events.into_iter().map(|event| (event.action, event.at_ns));
+        self.0.lock().unwrap().extend(noted);
+    }
 }
 
 async fn open(dir: &std::path::Path) -> Replica {
@@ -52,7 +61,7 @@ fn load(n: u64) -> Command {
         image: format!("sha256:{n:064x}"),
         names: vec![format!("image:{n}")],
         repo_digest: None,
-        action: "load".into(),
+        action: Action::Load,
     }
 }
 
@@ -111,8 +120,9 @@ async fn a_restart_gives_the_same_state_and_goes_on_also_past_snapshots() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_is_an_answer_and_events_come_in_order() {
     let dir = tempfile::tempdir().unwrap();
-    let replica = open(dir.path()).await;
-    let mut events = replica.events();
+    let notes = Arc::<Notes>::default();
+    let observer = Arc::<Notes>::clone(&notes);
+    let replica = Replica::open(dir.path(), 7, observer).await.unwrap();
     let untag = Command::Untag {
         tenant: "owner".parse().unwrap(),
         at_ns: 0,
@@ -124,13 +134,13 @@ async fn a_refusal_is_an_answer_and_events_come_in_order() {
     );
     replica.propose(load(1)).await.unwrap().unwrap();
     replica.propose(untag).await.unwrap().unwrap();
-    assert_eq!(events.recv().await.unwrap().action, "load");
-    assert_eq!(events.recv().await.unwrap().action, "untag");
+    let noted = [(Action::Load, 1), (Action::Untag, 0)];
+    assert_eq!(*notes.0.lock().unwrap(), noted);
     replica.close().await;
 }
 
 /// Does what it is given when told to.
-struct Gate(std::sync::Mutex<Option<Vec<Work>>>, DiskThread);
+struct Gate(Mutex<Option<Vec<Work>>>, DiskThread);
 
 impl Gate {
     fn open(&self) {
@@ -154,7 +164,9 @@ async fn commands_that_wait_for_the_disk_share_its_next_write_and_keep_their_ord
     let dir = tempfile::tempdir().unwrap();
     let gate = Arc::new(Gate(Default::default(), DiskThread::start().unwrap()));
     let disk: Arc<dyn Executor> = Arc::<Gate>::clone(&gate);
-    let replica = Replica::open_on(dir.path(), 7, Arc::new(Nobody), disk)
+    let notes = Arc::<Notes>::default();
+    let observer = Arc::<Notes>::clone(&notes);
+    let replica = Replica::open_on(dir.path(), 7, observer, disk)
         .await
         .unwrap();
     let entries = || replica.raft.metrics().borrow().last_log_index.unwrap();
@@ -167,12 +179,18 @@ async fn commands_that_wait_for_the_disk_share_its_next_write_and_keep_their_ord
         assert!(futures_util::poll!(&mut answer).is_pending());
         answers.push(answer);
     }
-    let mut events = replica.events();
     gate.open();
-    for (n, answer) in answers.into_iter().enumerate() {
+    for answer in answers {
         assert_eq!(answer.await.unwrap(), Ok(Outcome::Done));
-        assert_eq!(events.recv().await.unwrap().at_ns, n as u64);
     }
+    let times = notes
+        .0
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|(_, at)| *at)
+        .collect::<Vec<_>>();
+    assert_eq!(times, (0..100).collect::<Vec<_>>());
     assert!(entries() - before <= 2, "{} entries", entries() - before);
     replica.close().await;
 }

@@ -82,10 +82,12 @@ impl State {
                 image,
                 force,
             } => self.remove_image(tenant, *at_ns, image, *force, events),
-            Command::Note(event) => {
-                events.push(event.clone());
-                Ok(Outcome::Done)
-            }
+            Command::Happened {
+                id,
+                at_ns,
+                action,
+                attributes,
+            } => self.happened(id, *at_ns, action, attributes, events),
         }
     }
 }

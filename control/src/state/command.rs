@@ -1,8 +1,10 @@
 //! What may be done to the state.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use super::{Container, ContainerId, ContainerName, Exit, PortBinding, Signal, Tenant};
+use super::{Action, Container, ContainerId, ContainerName, Exit, PortBinding, Signal, Tenant};
 
 /// A change, as it is written to the replicated log. Variants and fields are only ever added: the log outlives the program.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -95,8 +97,8 @@ pub enum Command {
         names: Vec<String>,
         /// `registry/name@sha256:…`.
         repo_digest: Option<String>,
-        /// `pull` or `load` or `tag`, for the event.
-        action: String,
+        /// `Pull`, `Load` or `Tag`, for the event.
+        action: Action,
     },
     /// A name no longer names an image.
     Untag {
@@ -119,8 +121,17 @@ pub enum Command {
         /// Even where stopped containers use it.
         force: bool,
     },
-    /// Only an event (`exec_create`, `attach`, …), for those who watch.
-    Note(super::Event),
+    /// Only an event of a container (`exec_create`, `stop`, …), for those who watch.
+    Happened {
+        /// Which.
+        id: ContainerId,
+        /// When.
+        at_ns: u64,
+        /// What.
+        action: Action,
+        /// Beside those that every event of a container has.
+        attributes: BTreeMap<String, String>,
+    },
 }
 
 /// What a command that was carried out gives back.

@@ -22,7 +22,7 @@ pub use container::{
     DEFAULT_SHM_BYTES, Exit, GOOD_RUN_NS, LogDriver, NetworkMode, Phase, PortBinding, PortRequest,
     Protocol, RestartPolicy, Status, Ulimit,
 };
-pub use event::{Event, EventKind};
+pub use event::{Action, Event, EventKind};
 pub use image::{ImageRecord, TagRecord};
 pub use names::{ContainerId, ContainerName, NameError, NodeId, Tenant};
 pub use signal::{InvalidSignal, Signal};

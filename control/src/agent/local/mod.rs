@@ -133,8 +133,8 @@ impl LocalAgent {
             cores: Cores::new(siblings),
             images,
             network,
+            execs: Execs::new(Arc::clone(&sink)),
             sink,
-            execs: Execs::default(),
             entries: Mutex::default(),
             runs: Mutex::default(),
         };
@@ -412,7 +412,7 @@ impl Agent for LocalAgent {
     async fn exec_create(&self, id: &ContainerId, spec: ExecSpec) -> Result<ExecId, AgentError> {
         let run = self.local.running(id)?;
         let exec = ContainerId::from_random(entropy::random()).to_string();
-        self.local.execs.create(exec.clone(), run, spec);
+        self.local.execs.create(exec.clone(), run, spec)?;
         Ok(exec)
     }
 

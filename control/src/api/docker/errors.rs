@@ -144,7 +144,9 @@ impl From<AgentError> for ApiError {
     fn from(error: AgentError) -> Self {
         let message = error.to_string();
         match error {
-            AgentError::NotRunning(_) | AgentError::ExecStarted(_) => Self::conflict(message),
+            AgentError::NotRunning(_) | AgentError::ExecStarted(_) | AgentError::TooMany { .. } => {
+                Self::conflict(message)
+            }
             AgentError::NoSuchExec(_) => Self::not_found(message),
             AgentError::Start { .. } => Self::bad_request(message),
             AgentError::Exhausted(_) => Self::unavailable(message),

@@ -1,5 +1,6 @@
 //! `/containers/{id}/exec` and `/exec/{id}/…`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bollard_stubs::models::{ExecConfig, ExecInspectResponse, ExecStartConfig, ProcessConfig};
@@ -8,12 +9,12 @@ use hyper::StatusCode;
 
 use super::answer::{self, Answer};
 use super::call::Call;
-use super::containers::{event_of, terminal_size};
+use super::containers::terminal_size;
 use super::detach::DetachKeys;
 use super::errors::ApiError;
 use super::hijack::{self, Ending, Manner};
-use crate::agent::{AgentError, Attached, ExecId, ExecSpec, ExecStatus, OutputChunk, Stream};
-use crate::state::{Command, Container};
+use crate::agent::{AgentError, Attached, ExecSpec, ExecStatus, OutputChunk, Stream};
+use crate::state::{Action, Container};
 
 /// `POST /containers/{id}/exec`.
 pub async fn create(mut call: Call, name: &str) -> Answer {
@@ -28,7 +29,6 @@ pub async fn create(mut call: Call, name: &str) -> Answer {
     if !container.is_up() {
         return Err(not_running(&container));
     }
-    let line = args.join(" ");
     let spec = ExecSpec {
         args,
         env: asked.env.unwrap_or_default(),
@@ -51,7 +51,6 @@ pub async fn create(mut call: Call, name: &str) -> Answer {
         Err(AgentError::NotRunning(_)) => return Err(not_running(&container)),
         Err(error) => return Err(error.into()),
     };
-    announce(&call, container, format!("exec_create: {line}"));
     Ok(answer::json(
         StatusCode::CREATED,
         &serde_json::json!({ "Id": id }),
@@ -60,43 +59,6 @@ pub async fn create(mut call: Call, name: &str) -> Answer {
 
 fn not_running(container: &Container) -> ApiError {
     ApiError::conflict(format!("container {} is not running", container.id))
-}
-
-/// Tells those who watch, without having the client wait for it.
-fn announce(call: &Call, container: Container, action: String) {
-    let controller = call.controller().clone();
-    call.docker().begin(async move {
-        let _ = controller
-            .propose(Command::Note(event_of(&container, &action)))
-            .await;
-    });
-}
-
-/// Tells those who watch when an exec has ended, and how.
-fn announce_end(
-    call: &Call,
-    container: Container,
-    exec: ExecId,
-) -> impl FnOnce(Ending) + Send + 'static {
-    let docker = Arc::clone(call.docker());
-    move |ending| {
-        if ending != Ending::Output {
-            return;
-        }
-        let controller = docker.controller.clone();
-        docker.begin(async move {
-            let Ok(status) = controller.agent().exec_status(&exec).await else {
-                return;
-            };
-            let mut event = event_of(&container, "exec_die");
-            event.attributes.insert("execID".to_owned(), exec);
-            let code = status.exit_code.unwrap_or_default();
-            event
-                .attributes
-                .insert("exitCode".to_owned(), code.to_string());
-            let _ = controller.propose(Command::Note(event)).await;
-        });
-    }
 }
 
 /// The exec, where its container is the tenant's.
@@ -139,14 +101,10 @@ pub async fn start(mut call: Call, id: &str) -> Answer {
         _ => None,
     };
     let spec = status.spec;
-    let line = spec.args.join(" ");
     let started = call.controller().agent().exec_start(&status.id, size).await;
-    if started.is_ok() {
-        announce(&call, container.clone(), format!("exec_start: {line}"));
-    }
     if asked.detach == Some(true) {
-        let attached = started.map_err(exec_error)?;
-        call.docker().begin(discard(attached));
+        // Nobody listens, and there is no stdin.
+        drop(started.map_err(exec_error)?);
         return answer::status(StatusCode::OK);
     }
     let attached = match started {
@@ -154,6 +112,7 @@ pub async fn start(mut call: Call, id: &str) -> Answer {
         Err(error @ AgentError::Start { .. }) => told(exec_error(error).message()),
         Err(error) => return Err(error.into()),
     };
+    let docker = Arc::clone(call.docker());
     let keys = Some(spec.detach_keys.as_str()).filter(|keys| !keys.is_empty());
     let manner = Manner {
         // ExecStart: whether output is framed is said here, not at creation, and no is the default.
@@ -166,7 +125,17 @@ pub async fn start(mut call: Call, id: &str) -> Answer {
             None
         },
         before: None,
-        afterwards: Box::new(announce_end(&call, container, status.id)),
+        afterwards: Box::new(move |ending| {
+            if ending == Ending::Detached {
+                let controller = docker.controller.clone();
+                docker.begin(async move {
+                    let attributes = BTreeMap::from([("execID".to_owned(), status.id)]);
+                    controller
+                        .note(&container.id, Action::ExecDetach, attributes)
+                        .await;
+                });
+            }
+        }),
     };
     hijack::begin(call, attached, manner)
 }
@@ -196,12 +165,6 @@ fn told(message: &str) -> Attached {
         output,
         input: None,
     }
-}
-
-/// Nobody listens to a detached exec; its pipes must not fill all the same.
-async fn discard(mut attached: Attached) {
-    drop(attached.input.take());
-    while attached.output.recv().await.is_some() {}
 }
 
 /// `POST /exec/{id}/resize`.

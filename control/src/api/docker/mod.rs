@@ -45,18 +45,15 @@ use crate::state::Tenant;
 /// What all connections share.
 pub struct Docker {
     controller: Controller,
-    events: events::History,
     /// Set when the API ends: nothing that was begun over it outlives it.
     ended: CancellationToken,
 }
 
 impl Docker {
-    /// Over a controller; begins to remember events.
+    /// Over a controller.
     pub fn new(controller: Controller) -> Self {
-        let events = events::History::follow(&controller);
         Self {
             controller,
-            events,
             ended: CancellationToken::new(),
         }
     }

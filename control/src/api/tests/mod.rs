@@ -253,6 +253,58 @@ fn an_exec_brings_its_output_and_its_exit_code() {
 }
 
 #[test]
+fn an_exec_that_nobody_listens_to_tells_of_itself_in_order_and_how_it_ended() {
+    run(async {
+        let server = server().await;
+        let mut client = server.client("owner").await;
+        client.load_image().await;
+        let id = client
+            .create(json!({ "Image": "tiny", "Cmd": ["wait"] }))
+            .await;
+        client
+            .post(&format!("/containers/{id}/start"), json!({}))
+            .await;
+        let mut watching = server.client("owner").await;
+        let filters = "filters=%7B%22event%22%3A%5B%22exec_create%22%2C%22exec_start%22%2C%22exec_die%22%5D%7D";
+        let path = format!("/v1.43/events?{filters}");
+        let answer = watching.send(Method::GET, &path, "", &[]).await.unwrap();
+        let mut events = answer.into_body();
+        let (_, created) = client
+            .post(
+                &format!("/containers/{id}/exec"),
+                json!({ "Cmd": ["say", "it"] }),
+            )
+            .await;
+        let exec = created["Id"].as_str().unwrap().to_owned();
+        let start = json!({ "Detach": true });
+        let (status, _) = client.post(&format!("/exec/{exec}/start"), start).await;
+        assert_eq!(status, StatusCode::OK);
+        for (action, code) in [
+            ("exec_create: say it", None),
+            ("exec_start: say it", None),
+            ("exec_die", Some("7")),
+        ] {
+            let line = events.frame().await.unwrap().unwrap().into_data().unwrap();
+            let event: Value = serde_json::from_slice(&line).unwrap();
+            assert_eq!(event["Action"], action);
+            let attributes = &event["Actor"]["Attributes"];
+            assert_eq!(attributes["execID"], exec.as_str());
+            assert_eq!(attributes.get("exitCode").and_then(Value::as_str), code);
+            assert_eq!(attributes["image"], "tiny");
+        }
+        client
+            .send(
+                Method::DELETE,
+                &format!("/containers/{id}?force=1"),
+                "",
+                &[],
+            )
+            .await
+            .unwrap();
+    });
+}
+
+#[test]
 fn tenants_see_nothing_of_each_other() {
     run(async {
         let server = server().await;

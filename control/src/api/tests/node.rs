@@ -21,7 +21,7 @@ use super::super::*;
 use crate::agent::local::tests::{Notes, monitor, paths};
 use crate::agent::local::{LocalAgent, LocalConfig};
 use crate::agent::{NodeInfo, Weakness};
-use crate::controller::{Reporter, Waits};
+use crate::controller::{Reporter, Watchers};
 use crate::network::{Network, NetworkConfig};
 use crate::raft::Replica;
 use crate::state::address;
@@ -120,8 +120,8 @@ pub async fn controller(dir: &Path) -> Controller {
     crate::agent::local::template(&files.templates, "empty", &[1; 4096]);
     std::fs::write(&files.kernel, "").unwrap();
     std::fs::write(&files.initramfs, "").unwrap();
-    let waits = Arc::new(Waits::default());
-    let replica = Replica::open(&dir.join("raft"), 1, Arc::<Waits>::clone(&waits))
+    let watchers = Arc::new(Watchers::default());
+    let replica = Replica::open(&dir.join("raft"), 1, Arc::<Watchers>::clone(&watchers))
         .await
         .unwrap();
     let images = hearth_image::Store::open(&dir.join("images"), Default::default())
@@ -158,7 +158,7 @@ pub async fn controller(dir: &Path) -> Controller {
     let agent = LocalAgent::new(config, images.clone(), network, Arc::new(reporter))
         .await
         .unwrap();
-    Controller::new(replica, waits, Arc::new(agent), images, exits)
+    Controller::new(replica, watchers, Arc::new(agent), images, exits)
 }
 
 pub async fn server() -> Server {

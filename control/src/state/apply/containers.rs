@@ -1,9 +1,11 @@
 //! The life of containers.
 
+use std::collections::BTreeMap;
+
 use super::Result;
 use crate::state::{
-    Container, ContainerId, ContainerName, Event, EventKind, Exit, GOOD_RUN_NS, NetworkMode,
-    Outcome, Phase, Refusal, Signal, State, address, ports,
+    Action, Container, ContainerId, ContainerName, Event, Exit, GOOD_RUN_NS, NetworkMode, Outcome,
+    Phase, Refusal, Signal, State, address, ports,
 };
 
 /// Nanoseconds in a second.
@@ -55,7 +57,11 @@ impl State {
             }
         };
         container.status = super::super::Status::default();
-        events.push(event(&container, "create", container.created_ns));
+        events.push(Event::of_container(
+            &container,
+            Action::Create,
+            container.created_ns,
+        ));
         self.containers.insert(container.id.clone(), container);
         Ok(Outcome::Done)
     }
@@ -99,7 +105,7 @@ impl State {
         container.status.phase = Phase::Running;
         container.status.started_ns = at_ns;
         container.status.pid = pid;
-        events.push(event(container, "start", at_ns));
+        events.push(Event::of_container(container, Action::Start, at_ns));
         Ok(Outcome::Done)
     }
 
@@ -141,7 +147,7 @@ impl State {
         }
         // Where each was told as it happened, this is nothing new.
         if exit.oom_killed && !container.status.exit.oom_killed {
-            events.push(event(container, "oom", at_ns));
+            events.push(Event::of_container(container, Action::Oom, at_ns));
         }
         end(container, at_ns, exit, events);
         Ok(Outcome::Done)
@@ -160,7 +166,7 @@ impl State {
         }
         container.status.oom_kills = kills;
         container.status.exit.oom_killed = true;
-        events.push(event(container, "oom", at_ns));
+        events.push(Event::of_container(container, Action::Oom, at_ns));
         Ok(Outcome::Done)
     }
 
@@ -185,7 +191,21 @@ impl State {
             };
         }
         container.status.stopped_by_user |= stop;
-        events.push(event(container, "kill", at_ns).with("signal", signal));
+        events.push(Event::of_container(container, Action::Kill, at_ns).with("signal", signal));
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn happened(
+        &self,
+        id: &ContainerId,
+        at_ns: u64,
+        action: &Action,
+        attributes: &BTreeMap<String, String>,
+        events: &mut Vec<Event>,
+    ) -> Result {
+        let mut event = Event::of_container(self.container(id)?, action.clone(), at_ns);
+        event.attributes.extend(attributes.clone());
+        events.push(event);
         Ok(Outcome::Done)
     }
 
@@ -203,7 +223,10 @@ impl State {
         self.name_is_free(container, name)?;
         let container = self.container_mut(id)?;
         let old = std::mem::replace(&mut container.name, name.clone());
-        events.push(event(container, "rename", at_ns).with("oldName", format!("/{old}")));
+        events.push(
+            Event::of_container(container, Action::Rename, at_ns)
+                .with("oldName", format!("/{old}")),
+        );
         Ok(Outcome::Done)
     }
 
@@ -217,7 +240,7 @@ impl State {
         if container.is_up() {
             return Err(Refusal::Running(id.to_string()));
         }
-        events.push(event(container, "destroy", at_ns));
+        events.push(Event::of_container(container, Action::Destroy, at_ns));
         self.containers.remove(id);
         Ok(Outcome::Done)
     }
@@ -244,24 +267,8 @@ fn end(container: &mut Container, at_ns: u64, exit: Exit, events: &mut Vec<Event
     };
     status.ports.clear();
     events.push(
-        event(container, "die", at_ns)
+        Event::of_container(container, Action::Die, at_ns)
             .with("exitCode", exit.code)
             .with("execDuration", ran_ns / SECOND_NS),
     );
-}
-
-/// An event about a container, with what docker says about every container: its labels, image and name.
-fn event(container: &Container, action: &str, at_ns: u64) -> Event {
-    let mut attributes = container.spec.labels.clone();
-    attributes.insert("image".into(), container.image_name.clone());
-    attributes.insert("name".into(), container.name.to_string());
-    Event {
-        revision: 0,
-        tenant: container.tenant.clone(),
-        kind: EventKind::Container,
-        action: action.into(),
-        id: container.id.to_string(),
-        attributes,
-        at_ns,
-    }
 }

@@ -1,7 +1,9 @@
 //! Which tenant has which images, and what it calls them.
 
 use super::Result;
-use crate::state::{Event, EventKind, ImageRecord, Outcome, Refusal, State, TagRecord, Tenant};
+use crate::state::{
+    Action, Event, EventKind, ImageRecord, Outcome, Refusal, State, TagRecord, Tenant,
+};
 
 /// Images of one tenant. The state is held in memory, and what a tenant sets must not fill it.
 const MAX_IMAGES: u32 = 10_000;
@@ -16,7 +18,7 @@ const MAX_DIGESTS: u32 = 100;
 pub(super) struct Arrival<'a> {
     pub names: &'a [String],
     pub repo_digest: Option<&'a str>,
-    pub action: &'a str,
+    pub action: &'a Action,
 }
 
 impl State {
@@ -30,7 +32,7 @@ impl State {
     ) -> Result {
         // Another name for an image that the tenant has: it may have removed it since it was looked up.
         let key = (tenant.clone(), image.to_owned());
-        if arrival.action == "tag" && !self.images.contains_key(&key) {
+        if *arrival.action == Action::Tag && !self.images.contains_key(&key) {
             return Err(Refusal::NoSuchImage(image.to_owned()));
         }
         self.check_room(tenant, &key, &arrival)?;
@@ -54,15 +56,15 @@ impl State {
                 },
             );
             // Docker calls a pulled image by its name and every other by its id.
-            let id = if arrival.action == "pull" {
+            let id = if *arrival.action == Action::Pull {
                 name
             } else {
                 image
             };
-            events.push(event(tenant, id, arrival.action, at_ns).with("name", name));
+            events.push(event(tenant, id, arrival.action.clone(), at_ns).with("name", name));
         }
         if arrival.names.is_empty() {
-            events.push(event(tenant, image, arrival.action, at_ns).with("name", image));
+            events.push(event(tenant, image, arrival.action.clone(), at_ns).with("name", image));
         }
         Ok(Outcome::Done)
     }
@@ -118,7 +120,7 @@ impl State {
             .tags
             .remove(&(tenant.clone(), name.to_owned()))
             .ok_or_else(|| Refusal::NoSuchImage(name.to_owned()))?;
-        events.push(event(tenant, &record.image, "untag", at_ns).with("name", name));
+        events.push(event(tenant, &record.image, Action::Untag, at_ns).with("name", name));
         Ok(Outcome::Done)
     }
 
@@ -134,7 +136,7 @@ impl State {
         });
         let ((_, image), record) = known.ok_or_else(|| Refusal::NoSuchImage(name.to_owned()))?;
         record.repo_digests.retain(|digest| digest != name);
-        events.push(event(tenant, image, "untag", at_ns).with("name", name));
+        events.push(event(tenant, image, Action::Untag, at_ns).with("name", name));
         Ok(Outcome::Done)
     }
 
@@ -167,21 +169,21 @@ impl State {
             .map(|((_, name), _)| name.clone())
             .collect();
         for name in names {
-            events.push(event(tenant, image, "untag", at_ns).with("name", &name));
+            events.push(event(tenant, image, Action::Untag, at_ns).with("name", &name));
             self.tags.remove(&(tenant.clone(), name));
         }
         self.images.remove(&key);
-        events.push(event(tenant, image, "delete", at_ns).with("name", image));
+        events.push(event(tenant, image, Action::Delete, at_ns).with("name", image));
         Ok(Outcome::Done)
     }
 }
 
-fn event(tenant: &Tenant, id: &str, action: &str, at_ns: u64) -> Event {
+fn event(tenant: &Tenant, id: &str, action: Action, at_ns: u64) -> Event {
     Event {
         revision: 0,
         tenant: tenant.clone(),
         kind: EventKind::Image,
-        action: action.into(),
+        action,
         id: id.into(),
         attributes: Default::default(),
         at_ns,

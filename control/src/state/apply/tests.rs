@@ -95,10 +95,11 @@ fn command() -> impl Strategy<Value = Command> {
         2 => (ids(), at_ns.clone(), any::<u8>(), any::<bool>()).prop_map(|(id, at_ns, code, oom_killed)| Command::Exited { id, at_ns, exit: Exit { code, oom_killed } }),
         1 => (ids(), at_ns.clone(), 0u64..4).prop_map(|(id, at_ns, kills)| Command::OutOfMemory { id, at_ns, kills }),
         1 => (ids(), at_ns.clone(), 1i32..16, any::<bool>()).prop_map(|(id, at_ns, signal, stop)| Command::Signalled { id, at_ns, signal: signal.try_into().unwrap(), stop }),
+        1 => (ids(), at_ns.clone()).prop_map(|(id, at_ns)| Command::Happened { id, at_ns, action: Action::ExecDie, attributes: Default::default() }),
         1 => (ids(), at_ns.clone(), names()).prop_map(|(id, at_ns, name)| Command::Rename { id, at_ns, name }),
         2 => (ids(), at_ns.clone()).prop_map(|(id, at_ns)| Command::Remove { id, at_ns }),
         4 => (tenant(), at_ns.clone(), images(), proptest::collection::vec(tags(), 0..2))
-            .prop_map(|(tenant, at_ns, image, names)| Command::AddImage { tenant, at_ns, image, names, repo_digest: None, action: "pull".into() }),
+            .prop_map(|(tenant, at_ns, image, names)| Command::AddImage { tenant, at_ns, image, names, repo_digest: None, action: Action::Pull }),
         1 => (tenant(), at_ns.clone(), tags()).prop_map(|(tenant, at_ns, name)| Command::Untag { tenant, at_ns, name }),
         1 => (tenant(), at_ns, images(), any::<bool>()).prop_map(|(tenant, at_ns, image, force)| Command::RemoveImage { tenant, at_ns, image, force }),
     ]
@@ -229,7 +230,7 @@ fn each_want_of_memory_is_an_event_once_and_is_known_until_the_next_run() {
         image: image.clone(),
         names: vec![],
         repo_digest: None,
-        action: "load".into(),
+        action: Action::Load,
     };
     let container = Container {
         id: id(1),
@@ -267,7 +268,11 @@ fn each_want_of_memory_is_an_event_once_and_is_known_until_the_next_run() {
             .containers
             .get(&id(1))
             .is_some_and(|c| c.status.exit.oom_killed);
-        let events = applied.events.iter().filter(|e| e.action == "oom").count();
+        let events = applied
+            .events
+            .iter()
+            .filter(|e| e.action == Action::Oom)
+            .count();
         (events, killed)
     };
     for command in [&add, &Command::Create(Box::new(container)), &start] {
@@ -293,7 +298,7 @@ fn addresses_run_out_with_a_refusal_and_come_back() {
         image: image.clone(),
         names: vec![],
         repo_digest: None,
-        action: "load".into(),
+        action: Action::Load,
     });
     let make = |n: u32| {
         let mut bytes = [0; 32];
@@ -357,7 +362,7 @@ fn add(
     image: &str,
     names: &[String],
     digest: Option<String>,
-    action: &str,
+    action: Action,
 ) -> Command {
     Command::AddImage {
         tenant: tenant.parse().unwrap(),
@@ -365,7 +370,7 @@ fn add(
         image: image.to_owned(),
         names: names.to_vec(),
         repo_digest: digest,
-        action: action.to_owned(),
+        action,
     }
 }
 
@@ -374,10 +379,16 @@ fn a_tenants_images_names_and_digests_are_bounded_and_another_tenants_are_not() 
     let mut state = State::default();
     let names: Vec<String> = (0..10_000).map(|n| format!("a:{n}")).collect();
     let mut taken = |command| state.apply(&command).result.is_ok();
-    assert!(taken(add("one", "sha256:a", &names, None, "load")));
-    assert!(!taken(add("one", "sha256:a", &["b:1".into()], None, "tag")));
+    assert!(taken(add("one", "sha256:a", &names, None, Action::Load)));
+    assert!(!taken(add(
+        "one",
+        "sha256:a",
+        &["b:1".into()],
+        None,
+        Action::Tag
+    )));
     assert!(
-        taken(add("one", "sha256:a", &["a:1".into()], None, "tag")),
+        taken(add("one", "sha256:a", &["a:1".into()], None, Action::Tag)),
         "it moves"
     );
     assert!(taken(add(
@@ -385,7 +396,7 @@ fn a_tenants_images_names_and_digests_are_bounded_and_another_tenants_are_not() 
         "sha256:a",
         &["b:1".into()],
         None,
-        "load"
+        Action::Load
     )));
     for n in 0..100 {
         assert!(taken(add(
@@ -393,7 +404,7 @@ fn a_tenants_images_names_and_digests_are_bounded_and_another_tenants_are_not() 
             "sha256:a",
             &[],
             Some(format!("{n}@x")),
-            "pull"
+            Action::Pull
         )));
     }
     assert!(!taken(add(
@@ -401,14 +412,14 @@ fn a_tenants_images_names_and_digests_are_bounded_and_another_tenants_are_not() 
         "sha256:a",
         &[],
         Some("more@x".into()),
-        "pull"
+        Action::Pull
     )));
     assert!(taken(add(
         "one",
         "sha256:a",
         &[],
         Some("1@x".into()),
-        "pull"
+        Action::Pull
     )));
     let record = state.images.values().next().unwrap().clone();
     for n in 1..10_000 {
@@ -416,22 +427,22 @@ fn a_tenants_images_names_and_digests_are_bounded_and_another_tenants_are_not() 
         state.images.insert(key, record.clone());
     }
     let mut taken = |command| state.apply(&command).result.is_ok();
-    assert!(!taken(add("one", "sha256:more", &[], None, "load")));
-    assert!(taken(add("other", "sha256:more", &[], None, "load")));
+    assert!(!taken(add("one", "sha256:more", &[], None, Action::Load)));
+    assert!(taken(add("other", "sha256:more", &[], None, Action::Load)));
 }
 
 #[test]
 fn an_image_that_is_gone_gets_no_name_and_a_digest_goes_alone() {
     let mut state = State::default();
     let mut apply = |command| state.apply(&command).result;
-    let tag = || add("one", "sha256:a", &["a:2".into()], None, "tag");
+    let tag = || add("one", "sha256:a", &["a:2".into()], None, Action::Tag);
     assert!(matches!(apply(tag()), Err(Refusal::NoSuchImage(_))));
     let pull = add(
         "one",
         "sha256:a",
         &["a:1".into()],
         Some("a@x".into()),
-        "pull",
+        Action::Pull,
     );
     apply(pull).unwrap();
     apply(tag()).unwrap();

@@ -2,7 +2,7 @@
 
 pub(crate) mod monitor;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use super::monitor::Monitor;
 use super::*;
 use crate::network::{Change, Connections, Error as NetworkError, Kernel, NetworkConfig, Pod};
-use crate::state::{ContainerSpec, Exit, NodeId, Protocol, Status, address};
+use crate::state::{Action, ContainerSpec, Exit, NodeId, Protocol, Status, address};
 
 /// An address that the node hasn't.
 const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
@@ -72,6 +72,7 @@ impl Kernel for Notes {
 
 #[derive(Debug, PartialEq)]
 enum Report {
+    Happened(Action, BTreeMap<String, String>),
     Started,
     OutOfMemory(u64),
     Exited(Exit),
@@ -89,6 +90,15 @@ impl ExitSink for Reports {
     }
     async fn exited(&self, _: &ContainerId, exit: Exit, _: u64) {
         let _ = self.0.send(Report::Exited(exit));
+    }
+    async fn happened(
+        &self,
+        _: &ContainerId,
+        action: Action,
+        attributes: BTreeMap<String, String>,
+        _: u64,
+    ) {
+        let _ = self.0.send(Report::Happened(action, attributes));
     }
 }
 
@@ -457,6 +467,7 @@ fn an_exec_has_output_and_an_exit_code_of_its_own() {
             args: vec!["a".into(), "b".into()],
             ..Default::default()
         };
+        assert_eq!(node.reports.recv().await, Some(Report::Started));
         let exec = node.agent.exec_create(&container.id, spec).await.unwrap();
         let attached = node.agent.exec_start(&exec, None).await.unwrap();
         assert!(matches!(
@@ -469,9 +480,59 @@ fn an_exec_has_output_and_an_exit_code_of_its_own() {
             (status.running, status.exit_code, status.pid),
             (false, Some(7), 3)
         );
+        let about = BTreeMap::from([("execID".to_owned(), exec)]);
+        let mut at_its_end = about.clone();
+        at_its_end.insert("exitCode".to_owned(), "7".to_owned());
+        for (action, attributes) in [
+            (Action::ExecCreate("a b".to_owned()), about.clone()),
+            (Action::ExecStart("a b".to_owned()), about),
+            (Action::ExecDie, at_its_end),
+        ] {
+            let told = Report::Happened(action, attributes);
+            assert_eq!(node.reports.recv().await, Some(told));
+        }
         node.agent.signal(&container.id, signal(15)).await.unwrap();
-        assert_eq!(node.reports.recv().await, Some(Report::Started));
         assert_eq!(node.reports.recv().await, exited(143));
+        node.agent.idle().await;
+    });
+}
+
+#[test]
+fn a_containers_execs_are_bounded_and_those_that_ended_make_room_for_new_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let node = node(dir.path()).await;
+        let container = container(&["wait"]);
+        node.agent.start(&container, &[]).await.unwrap();
+        let create = || {
+            let spec = ExecSpec {
+                args: vec!["a".into()],
+                ..Default::default()
+            };
+            node.agent.exec_create(&container.id, spec)
+        };
+        let mut made = Vec::new();
+        let refused = loop {
+            match create().await {
+                Ok(exec) => made.push(exec),
+                Err(error) => break error,
+            }
+        };
+        assert!(
+            matches!(refused, AgentError::TooMany { limit, .. } if limit == made.len()),
+            "{refused}"
+        );
+        let attached = node.agent.exec_start(&made[0], None).await.unwrap();
+        everything(attached).await;
+        assert!(node.agent.exec_status(&made[0]).await.is_ok());
+        let newest = create().await.unwrap();
+        assert!(matches!(
+            node.agent.exec_status(&made[0]).await,
+            Err(AgentError::NoSuchExec(_))
+        ));
+        assert!(node.agent.exec_status(&newest).await.is_ok());
+        assert!(create().await.is_err());
+        node.agent.signal(&container.id, signal(9)).await.unwrap();
         node.agent.idle().await;
     });
 }

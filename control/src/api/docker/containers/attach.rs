@@ -1,5 +1,6 @@
 //! `POST /containers/{id}/attach` and `/resize`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hyper::StatusCode;
@@ -12,7 +13,7 @@ use crate::api::docker::detach::DetachKeys;
 use crate::api::docker::errors::ApiError;
 use crate::api::docker::hijack::{self, Ending, Manner};
 use crate::clock;
-use crate::state::{Command, Container, Event, EventKind};
+use crate::state::Action;
 
 /// Live output and input. Legal before the start: a client attaches, waits, then starts.
 pub async fn attach(call: Call, name: &str) -> Answer {
@@ -66,31 +67,14 @@ pub async fn attach(call: Call, name: &str) -> Answer {
             if ending == Ending::Detached {
                 let controller = docker.controller.clone();
                 docker.begin(async move {
-                    // Only for those who watch: a log that takes nothing says so elsewhere.
-                    let _ = controller
-                        .propose(Command::Note(event_of(&container, "detach")))
+                    controller
+                        .note(&container.id, Action::Detach, BTreeMap::new())
                         .await;
                 });
             }
         }),
     };
     hijack::begin(call, attached, manner)
-}
-
-/// An event of a container that changes nothing.
-pub fn event_of(container: &Container, action: &str) -> Event {
-    let mut attributes = container.spec.labels.clone();
-    attributes.insert("name".to_owned(), container.name.to_string());
-    attributes.insert("image".to_owned(), container.image_name.clone());
-    Event {
-        revision: 0,
-        tenant: container.tenant.clone(),
-        kind: EventKind::Container,
-        action: action.to_owned(),
-        id: container.id.to_string(),
-        attributes,
-        at_ns: clock::now_ns(),
-    }
 }
 
 /// `POST …/resize`.

@@ -31,5 +31,5 @@ pub use processes::top;
 pub use prune::prune;
 pub use wait::wait;
 
-pub(super) use attach::{event_of, terminal_size};
+pub(super) use attach::terminal_size;
 pub(super) use list::summaries;

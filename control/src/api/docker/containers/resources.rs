@@ -308,7 +308,12 @@ mod tests {
             storage_total_bytes: 100 << 30,
             ..NodeInfo::default()
         };
-        for (mib, taken) in [(63, false), (64, true), (100 << 10, true), (101 << 10, false)] {
+        for (mib, taken) in [
+            (63, false),
+            (64, true),
+            (100 << 10, true),
+            (101 << 10, false),
+        ] {
             let spec = ContainerSpec {
                 storage_bytes: Some(mib << 20),
                 ..ContainerSpec::default()

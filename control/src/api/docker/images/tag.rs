@@ -9,7 +9,7 @@ use crate::api::docker::call::Call;
 use crate::api::docker::errors::ApiError;
 use crate::clock;
 use crate::controller::key_of;
-use crate::state::Command;
+use crate::state::{Action, Command};
 
 /// Another name for an image.
 pub async fn tag(call: &Call, name: &str) -> Answer {
@@ -34,7 +34,7 @@ pub async fn tag(call: &Call, name: &str) -> Answer {
             image,
             names: vec![key_of(&reference)],
             repo_digest: None,
-            action: "tag".to_owned(),
+            action: Action::Tag,
         })
         .await?;
     answer::status(StatusCode::CREATED)

@@ -1,48 +1,151 @@
 //! Execs: further processes in running containers. Known to this process only; their output is nobody's but the client's.
+//!
+//! An exec is remembered until its container's run is over, or [`room`] has it forgotten.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+mod room;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Instant;
 
 use bytes::Bytes;
 use hearth_guest_protocol::{Reply, Request};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
+use self::room::{Full, Stage, Standing};
 use super::entry::{INPUT_QUEUE, OUTPUT_QUEUE, Run, open_input};
 use super::follow::{Follower, Told};
 use super::guest::{Guest, GuestError};
 use super::{plan, start_error};
-use crate::agent::{AgentError, Attached, ExecId, ExecSpec, ExecStatus, OutputChunk, Stream};
-use crate::state::ContainerId;
+use crate::agent::{
+    AgentError, Attached, ExecId, ExecSpec, ExecStatus, ExitSink, OutputChunk, Stream,
+};
+use crate::clock::now_ns;
+use crate::state::{Action, ContainerId};
 
 /// Code of a process that went down with its microVM: docker's for SIGKILL.
 const KILLED: u8 = 137;
 
 /// All execs of this node.
-#[derive(Default, Clone)]
+#[derive(Clone)]
 pub struct Execs {
+    /// For each container no more than [`room`] says.
     all: Arc<Mutex<HashMap<ExecId, Exec>>>,
+    sink: Arc<dyn ExitSink>,
 }
 
 struct Exec {
     run: Arc<Run>,
     status: ExecStatus,
-    started: bool,
+    stage: Stage,
+    /// Of what was asked for.
+    bytes: usize,
+    /// Ends once those who watch have been told of it.
+    told: Option<JoinHandle<()>>,
+}
+
+impl Exec {
+    fn standing(&self) -> Standing {
+        Standing {
+            stage: self.stage,
+            bytes: self.bytes,
+        }
+    }
+}
+
+/// Bytes that remembering it takes; a million of empty words are some, too.
+fn size_of(spec: &ExecSpec) -> usize {
+    let texts = [&spec.working_dir, &spec.user, &spec.detach_keys];
+    let texts = texts.into_iter().chain(&spec.args).chain(&spec.env);
+    texts.map(|text| size_of_val(text) + text.len()).sum()
+}
+
+/// Forgets the ended, for as long as there is somebody to remember them.
+async fn forget_the_ended(all: Weak<Mutex<HashMap<ExecId, Exec>>>) {
+    loop {
+        tokio::time::sleep(room::KEPT).await;
+        let Some(all) = all.upgrade() else {
+            return;
+        };
+        let now = Instant::now();
+        all.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|_, exec| !room::is_over(exec.stage, now));
+    }
 }
 
 impl Execs {
+    /// None yet. `sink` is told of each that is made, started, and ends.
+    pub fn new(sink: Arc<dyn ExitSink>) -> Self {
+        let all = Arc::default();
+        tokio::spawn(forget_the_ended(Arc::downgrade(&all)));
+        Self { all, sink }
+    }
+
+    /// Tells those who watch, after what they are told by `before`, without holding anybody up.
+    fn tell(
+        &self,
+        before: Option<JoinHandle<()>>,
+        container: &ContainerId,
+        action: Action,
+        exec: &ExecId,
+        exit_code: Option<u8>,
+    ) -> JoinHandle<()> {
+        let at_ns = now_ns();
+        let mut attributes = BTreeMap::from([("execID".to_owned(), exec.clone())]);
+        attributes.extend(exit_code.map(|code| ("exitCode".to_owned(), code.to_string())));
+        let (sink, container) = (Arc::clone(&self.sink), container.clone());
+        tokio::spawn(async move {
+            if let Some(before) = before {
+                // An error is a panic there, which has been logged.
+                let _ = before.await;
+            }
+            sink.happened(&container, action, attributes, at_ns).await;
+        })
+    }
+
     fn all(&self) -> std::sync::MutexGuard<'_, HashMap<ExecId, Exec>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn change(&self, id: &ExecId, change: impl FnOnce(&mut ExecStatus)) {
+    fn ended(&self, id: &ExecId, code: u8) {
         if let Some(exec) = self.all().get_mut(id) {
-            change(&mut exec.status);
+            exec.stage = Stage::Ended(Instant::now());
+            (exec.status.running, exec.status.exit_code) = (false, Some(code));
         }
     }
 
-    /// Remember one.
-    pub fn create(&self, id: ExecId, run: Arc<Run>, spec: ExecSpec) {
+    /// Remember one, in place of some that have ended if need be.
+    pub fn create(&self, id: ExecId, run: Arc<Run>, spec: ExecSpec) -> Result<(), AgentError> {
         let container = run.container.id.clone();
+        let bytes = size_of(&spec);
+        let now = Instant::now();
+        let mut all = self.all();
+        let own = all
+            .iter()
+            .filter(|(_, exec)| exec.status.container == container);
+        let own = own.map(|(id, exec)| (id.clone(), exec.standing()));
+        let forgotten = room::make_room(own, bytes, now).map_err(|full| {
+            let container = container.clone();
+            match full {
+                Full::Number => AgentError::TooMany {
+                    container,
+                    what: "execs that run or are about to",
+                    limit: room::EXECS_MAX,
+                },
+                Full::Bytes => AgentError::TooMany {
+                    container,
+                    what: "MiB of words and variables of execs",
+                    limit: room::BYTES_MAX >> 20,
+                },
+            }
+        })?;
+        for id in forgotten {
+            all.remove(&id);
+        }
+        let create = Action::ExecCreate(spec.args.join(" "));
+        let told = self.tell(None, &container, create, &id, None);
         let status = ExecStatus {
             id: id.clone(),
             container,
@@ -51,14 +154,17 @@ impl Execs {
             exit_code: None,
             pid: 0,
         };
-        self.all().insert(
+        all.insert(
             id,
             Exec {
                 run,
                 status,
-                started: false,
+                stage: Stage::Made(now),
+                bytes,
+                told: Some(told),
             },
         );
+        Ok(())
     }
 
     /// As it stands.
@@ -101,19 +207,25 @@ impl Execs {
         id: &ExecId,
         size: Option<(u16, u16)>,
     ) -> Result<Attached, AgentError> {
-        let (run, spec) = {
+        let (run, spec, told) = {
             let mut all = self.all();
             let exec = all
                 .get_mut(id)
                 .ok_or_else(|| AgentError::NoSuchExec(id.clone()))?;
-            if std::mem::replace(&mut exec.started, true) {
+            if !matches!(exec.stage, Stage::Made(_)) {
                 return Err(AgentError::ExecStarted(id.clone()));
             }
-            (Arc::clone(&exec.run), exec.status.spec.clone())
+            exec.stage = Stage::Running;
+            let spec = exec.status.spec.clone();
+            (Arc::clone(&exec.run), spec, exec.told.take())
         };
+        let container = run.container.id.clone();
         if run.monitor.gone.is_cancelled() {
-            return Err(AgentError::NotRunning(run.container.id.clone()));
+            self.ended(id, KILLED);
+            return Err(AgentError::NotRunning(container));
         }
+        let line = Action::ExecStart(spec.args.join(" "));
+        let told = self.tell(told, &container, line, id, None);
         let request = Request::Exec(Box::new(plan::exec(&run.container, id, &spec, size)));
         let started = async {
             let mut conversation = run.guest.open(&request).await?;
@@ -131,7 +243,7 @@ impl Execs {
                 } else {
                     KILLED
                 };
-                self.change(id, |status| status.exit_code = Some(code));
+                self.ended(id, code);
                 return Err(error);
             }
         };
@@ -140,7 +252,9 @@ impl Execs {
         } else {
             0
         };
-        self.change(id, |status| (status.running, status.pid) = (true, pid));
+        if let Some(exec) = self.all().get_mut(id) {
+            (exec.status.running, exec.status.pid) = (true, pid);
+        }
         let (to, output) = mpsc::channel(OUTPUT_QUEUE);
         let input = spec.stdin.then(|| {
             let (input, from) = mpsc::channel(INPUT_QUEUE);
@@ -151,11 +265,11 @@ impl Execs {
         tokio::spawn(async move {
             let follower = Follower::new(&run, id.clone(), conversation, 0);
             let code = deliver(follower, &to).await;
-            execs.change(&id, |status| {
-                (status.running, status.exit_code) = (false, Some(code))
-            });
+            execs.ended(&id, code);
             drop(to);
+            let told = execs.tell(Some(told), &container, Action::ExecDie, &id, Some(code));
             let _ = run.guest.ask(&Request::Forget { process: id }).await;
+            let _ = told.await;
         });
         Ok(Attached { output, input })
     }
