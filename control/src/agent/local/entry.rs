@@ -1,24 +1,29 @@
 //! What the agent holds for each container while this process lives: its log, who listens, and the run that is on.
 
+use std::pin::pin;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
+use futures_util::future::OptionFuture;
 use hearth_guest_protocol::Request;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::guest::{Conversation, Guest};
 use super::log::Log;
 use super::monitor::Monitor;
-use crate::agent::{Attached, OutputChunk};
+use crate::agent::{AgentError, Attached, OutputChunk};
 use crate::network::Published;
 use crate::state::{Container, ContainerId};
 
 /// Chunks on their way to an attached client before it slows the process: together about what a pipe or two hold.
 pub const OUTPUT_QUEUE: usize = 16;
-/// Chunks of stdin on their way to a process.
-pub const INPUT_QUEUE: usize = 16;
+/// Chunks of stdin on their way to a process: what a client reads at a time, four times.
+pub const INPUT_QUEUE: usize = 4;
+/// Clients attached to a container at the same time: a terminal or two, some that watch. Each has at most those chunks of its own, also
+/// after it has gone, where the process doesn't take them.
+const CLIENTS_MAX: usize = 32;
 
 /// One container.
 pub struct Entry {
@@ -32,6 +37,8 @@ pub struct Entry {
     slot: watch::Sender<Slot>,
     /// Who gets the output of this run, or of the next where none is on.
     clients: Mutex<Vec<mpsc::Sender<OutputChunk>>>,
+    /// What is left of [`CLIENTS_MAX`].
+    places: Arc<Semaphore>,
 }
 
 /// Where a container's runs come and go.
@@ -131,6 +138,7 @@ impl Entry {
             busy: Arc::default(),
             slot: watch::Sender::default(),
             clients: Mutex::default(),
+            places: Arc::new(Semaphore::new(CLIENTS_MAX)),
         }
     }
 
@@ -160,7 +168,9 @@ impl Entry {
 
     /// The last byte of a run has been given out, or it could not be started: nobody listens or speaks to it any more.
     pub fn end_run(&self) {
-        self.clients().clear();
+        let mut clients = self.clients();
+        clients.clear();
+        // Under the lock: who attaches meanwhile is the next run's in both respects.
         self.slot.send_modify(|slot| {
             slot.run = None;
             slot.ended += 1;
@@ -172,15 +182,27 @@ impl Entry {
     }
 
     /// A client from now on.
-    pub fn attach(self: &Arc<Self>, stdin: bool) -> Attached {
+    pub fn attach(self: &Arc<Self>, stdin: bool) -> Result<Attached, AgentError> {
+        let place = Arc::clone(&self.places).try_acquire_owned();
+        let place = place.map_err(|_| AgentError::TooMany {
+            container: self.id.clone(),
+            what: "attached clients",
+            limit: CLIENTS_MAX,
+        })?;
         let (to, output) = mpsc::channel(OUTPUT_QUEUE);
-        self.clients().push(to);
-        let input = stdin.then(|| {
-            let (input, from) = mpsc::channel(INPUT_QUEUE);
-            tokio::spawn(forward_input(self.slot.subscribe(), from));
-            input
-        });
-        Attached { output, input }
+        let (input, from) = stdin.then(|| mpsc::channel(INPUT_QUEUE)).unzip();
+        let mut clients = self.clients();
+        clients.push(to.clone());
+        let client = Client {
+            entry: Arc::downgrade(self),
+            output: to,
+            slots: self.slot.subscribe(),
+            ended: self.slot.borrow().ended,
+            _place: place,
+        };
+        drop(clients);
+        tokio::spawn(client.accompany(from));
+        Ok(Attached { output, input })
     }
 
     /// Gives a chunk to everybody; waits for the slow, forgets the gone, and the slow as well once `run` has to hurry.
@@ -202,29 +224,156 @@ impl Entry {
     }
 }
 
-/// Carries one client's stdin to the run that is on, or comes next.
-async fn forward_input(mut slots: watch::Receiver<Slot>, mut from: mpsc::Receiver<Bytes>) {
-    let ended = slots.borrow().ended;
-    let next = slots
-        .wait_for(|slot| slot.run.is_some() || slot.ended != ended)
-        .await;
-    let Some(run) = next.ok().and_then(|slot| slot.run.clone()) else {
-        return;
-    };
-    let carried = async {
-        while let Some(data) = from.recv().await {
-            run.input(Some(data)).await?;
+/// An attached client, from its attachment until it has gone or the run is over that it is attached to.
+struct Client {
+    entry: Weak<Entry>,
+    output: mpsc::Sender<OutputChunk>,
+    slots: watch::Receiver<Slot>,
+    /// Runs that were over when it came.
+    ended: u64,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Client {
+    async fn accompany(self, stdin: Option<mpsc::Receiver<Bytes>>) {
+        let mut slots = self.slots.clone();
+        // An error: the container is gone.
+        let mut over = pin!(slots.wait_for(|slot| slot.ended != self.ended));
+        let mut speaking = stdin.is_some();
+        let mut stdin = pin!(OptionFuture::from(
+            stdin.map(|from| self.forward_input(from))
+        ));
+        loop {
+            tokio::select! {
+                _ = &mut over => return,
+                _ = &mut stdin, if speaking => speaking = false,
+                () = self.output.closed() => break,
+            }
         }
-        if run.container.spec.stdin_once && !run.container.spec.tty {
-            run.input(None).await
-        } else {
-            Ok(())
+        if let Some(entry) = self.entry.upgrade() {
+            entry
+                .clients()
+                .retain(|client| !client.same_channel(&self.output));
         }
-    };
-    tokio::select! {
-        done = carried => if let Err(error) = done {
-            tracing::debug!(container = run.container.id.short(), %error, "stdin");
-        },
-        () = run.monitor.gone.cancelled() => {}
+        // What it had said before is still passed on, and its end; but not kept for a run that has yet to begin.
+        if speaking && self.slots.borrow().run.is_some() {
+            tokio::select! {
+                _ = &mut over => {}
+                _ = &mut stdin => {}
+            }
+        }
+    }
+
+    /// Carries its stdin to the run that is on, or comes next.
+    async fn forward_input(&self, mut from: mpsc::Receiver<Bytes>) {
+        let mut slots = self.slots.clone();
+        let next = slots
+            .wait_for(|slot| slot.run.is_some() || slot.ended != self.ended)
+            .await;
+        let Some(run) = next.ok().and_then(|slot| slot.run.clone()) else {
+            return;
+        };
+        let carried = async {
+            while let Some(data) = from.recv().await {
+                run.input(Some(data)).await?;
+            }
+            if run.container.spec.stdin_once && !run.container.spec.tty {
+                run.input(None).await
+            } else {
+                Ok(())
+            }
+        };
+        tokio::select! {
+            done = carried => if let Err(error) = done {
+                tracing::debug!(container = run.container.id.short(), %error, "stdin");
+            },
+            () = run.monitor.gone.cancelled() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(dir: &tempfile::TempDir) -> Arc<Entry> {
+        let id = ContainerId::from_random([7; 32]);
+        Arc::new(Entry::new(id, Log::new(dir.path())))
+    }
+
+    /// Lets the other tasks do what there is to do.
+    async fn settled(is_so: impl Fn() -> bool) {
+        while !is_so() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_of_a_container_that_does_not_run_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let entry = entry(&dir);
+        for stdin in [false, true] {
+            let attached = entry.attach(stdin).unwrap();
+            if let Some(input) = &attached.input {
+                input
+                    .send(Bytes::from_static(b"never heard"))
+                    .await
+                    .unwrap();
+            }
+            assert_eq!(entry.clients().len(), 1);
+            drop(attached);
+            settled(|| entry.places.available_permits() == CLIENTS_MAX).await;
+            assert!(entry.clients().is_empty());
+        }
+    }
+
+    #[tokio::test]
+    async fn who_has_said_all_it_has_to_say_stays_attached() {
+        let dir = tempfile::tempdir().unwrap();
+        let entry = entry(&dir);
+        let mut attached = entry.attach(true).unwrap();
+        drop(attached.input.take());
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(entry.clients().len(), 1);
+        entry.end_run();
+        assert!(attached.output.recv().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn clients_of_a_container_are_bounded_and_a_place_is_free_again_when_its_client_has_gone()
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let entry = entry(&dir);
+        let mut attached: Vec<_> = (0..CLIENTS_MAX)
+            .map(|n| entry.attach(n % 2 == 0).unwrap())
+            .collect();
+        let refused = entry.attach(false).err().unwrap();
+        assert!(matches!(
+            refused,
+            AgentError::TooMany {
+                limit: CLIENTS_MAX,
+                ..
+            }
+        ));
+        attached.pop();
+        settled(|| entry.places.available_permits() == 1).await;
+        attached.push(entry.attach(false).unwrap());
+        // The end of a run, one that could not be started included, is the end of all of them.
+        entry.end_run();
+        for client in &mut attached {
+            assert!(client.output.recv().await.is_none());
+        }
+        settled(|| entry.places.available_permits() == CLIENTS_MAX).await;
+    }
+
+    #[tokio::test]
+    async fn who_is_attached_to_a_container_that_goes_is_let_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let entry = entry(&dir);
+        let mut attached = entry.attach(true).unwrap();
+        drop(entry);
+        assert!(attached.output.recv().await.is_none());
     }
 }

@@ -388,7 +388,7 @@ impl Agent for LocalAgent {
     }
 
     async fn attach(&self, id: &ContainerId, stdin: bool) -> Result<Attached, AgentError> {
-        Ok(self.local.known(id)?.attach(stdin))
+        self.local.known(id)?.attach(stdin)
     }
 
     async fn logs(&self, id: &ContainerId, options: LogOptions) -> Result<LogStream, AgentError> {

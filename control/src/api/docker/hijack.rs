@@ -14,6 +14,7 @@ use http_body_util::BodyExt;
 use hyper::StatusCode;
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, UPGRADE};
 use hyper_util::rt::TokioIo;
+use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio_util::io::{ReaderStream, StreamReader};
@@ -34,6 +35,10 @@ const PIPE_SIZE: usize = 64 << 10;
 /// How long a client may take to close after us. Closing first, with its bytes unread, would have the kernel send a reset that
 /// overtakes the end of the output.
 const LINGER: Duration = Duration::from_secs(5);
+
+/// Silence of a client that sends nothing more, before it is asked whether it is still there. A client that was killed looks like one
+/// that has closed its half, and often has nobody write to it; its kernel answers the probe with a reset.
+const HALF_CLOSED_IDLE: Duration = Duration::from_secs(5);
 
 /// How a conversation goes.
 pub(super) struct Manner {
@@ -122,7 +127,7 @@ fn through_bodies(
 }
 
 /// Returns once the connection has failed: reset, or dead by the keep-alive probes. That nothing more is read from it, which is the usual
-/// state of a client without stdin, must not keep it for as long as the process is silent.
+/// state of a client without stdin, must not keep it for as long as the process is silent. Waited for only then.
 fn broken(stream: &TcpStream) -> impl Future<Output = ()> + Send + use<> {
     let watched = rustix::io::dup(stream)
         .map_err(io::Error::from)
@@ -130,6 +135,9 @@ fn broken(stream: &TcpStream) -> impl Future<Output = ()> + Send + use<> {
     async move {
         match watched {
             Ok(stream) => {
+                if let Err(error) = sockopt::set_tcp_keepidle(&stream, HALF_CLOSED_IDLE) {
+                    warn!(%error, "a client that is silent is asked later whether it is there");
+                }
                 let _ = stream.ready(Interest::ERROR).await;
             }
             Err(error) => {
@@ -381,6 +389,8 @@ mod tests {
         half.shutdown().await.unwrap();
         assert_eq!(server.read(&mut [0; 1]).await.unwrap(), 0);
         assert!(futures_util::poll!(&mut broken).is_pending());
+        // A client that was killed leaves no other sign than its kernel's answer to a probe.
+        assert_eq!(sockopt::tcp_keepidle(&server).unwrap(), HALF_CLOSED_IDLE);
         // Nobody reads what is sent: the close of such a socket is a reset.
         server.write_all(b"unread").await.unwrap();
         drop(half);
