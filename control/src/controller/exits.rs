@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Controller, Error};
 use crate::agent::ExitSink;
 use crate::clock::now_ns;
-use crate::raft::Replica;
+use crate::raft::{Replica, ReplicaError};
 use crate::state::{Action, Command, Container, ContainerId, Exit, Refusal};
 
 /// Before the first restart; doubled for each further one. docker's own.
@@ -36,11 +36,19 @@ impl Reporter {
         (Self { replica, exits }, Exits(receiver))
     }
 
+    /// What has happened has happened, whether there is a leader to hear of it or not: it is kept until there is one.
     async fn commit(&self, command: Command) {
-        match self.replica.propose(command).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(refusal)) => tracing::debug!(%refusal, "reported too late"),
-            Err(error) => tracing::error!(%error, "what has happened can't be committed"),
+        loop {
+            match self.replica.propose(command.clone()).await {
+                Ok(Ok(_)) => return,
+                Ok(Err(refusal)) => return tracing::debug!(%refusal, "reported too late"),
+                Err(ReplicaError::Unavailable(why)) => {
+                    tracing::warn!(why, "what has happened is committed later");
+                }
+                Err(error) => {
+                    return tracing::error!(%error, "what has happened can't be committed");
+                }
+            }
         }
     }
 }

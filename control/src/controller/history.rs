@@ -44,7 +44,9 @@ pub struct Subscriber {
 
 /// A subscriber is so far behind that some events are gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the client is too slow: {0} events were lost")]
+#[error(
+    "events were lost, at least {0}: the client is too slow, or the node was out of touch with the others"
+)]
 pub struct Lost(pub u64);
 
 impl History {
@@ -57,6 +59,11 @@ impl History {
             .entry(event.tenant.clone())
             .or_default()
             .add(event);
+    }
+
+    /// Nobody here knows what has happened meanwhile: whoever follows is told that there is a gap.
+    pub(super) fn interrupt(&self) {
+        self.tenants().values_mut().for_each(Last::interrupt);
     }
 
     /// What comes of a tenant's events; after what was, where that is asked for.
@@ -85,6 +92,16 @@ impl Last {
                 self.first += 1;
             }
         }
+        self.grown.notify_waiters();
+    }
+}
+
+impl Last {
+    fn interrupt(&mut self) {
+        // One more than there were: a subscriber that had them all misses something too.
+        self.first += self.events.len() as u64 + 1;
+        self.events.clear();
+        self.bytes = 0;
         self.grown.notify_waiters();
     }
 }

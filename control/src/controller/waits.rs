@@ -60,6 +60,24 @@ fn is_down(container: &Container) -> bool {
 }
 
 impl Waits {
+    /// `state` has come from elsewhere: what has happened until then is known by its result only.
+    pub(super) fn replaced(&self, state: &State) {
+        let mut all = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|id, waiting| {
+            let container = state.containers.get(id);
+            let is_over = |waiting: &mut Waiting| match container {
+                None => true,
+                Some(it) => waiting.condition != WaitCondition::Removed && is_down(it),
+            };
+            for waiting in waiting.extract_if(.., is_over) {
+                let exit = container.map_or(waiting.exit, |it| it.status.exit);
+                // Given up waiting: nobody misses it.
+                let _ = waiting.to.send(exit);
+            }
+            !waiting.is_empty()
+        });
+    }
+
     /// A stop between two runs of a restart policy is no exit, and no event; yet there won't be another run.
     fn let_go_of_the_stopped(&self, state: &State) {
         let mut all = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);

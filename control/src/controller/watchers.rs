@@ -21,4 +21,9 @@ impl Observer for Watchers {
             self.history.add(event);
         }
     }
+
+    fn replaced(&self, state: &State) {
+        self.waits.replaced(state);
+        self.history.interrupt();
+    }
 }

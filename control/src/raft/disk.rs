@@ -5,6 +5,7 @@
 //! ```text
 //! log   index (u64)   -> Entry
 //! meta  "node"        -> u64, this node's id; written once
+//!       "starts"      -> u64, how often the file was opened
 //!       "vote"        -> Vote
 //!       "committed"   -> LogId known to be committed (may lag: it is written along with the next entries)
 //!       "purged"      -> LogId, the last entry that was dropped from the log's head
@@ -89,6 +90,8 @@ from_redb!(StorageError, TableError, TransactionError, CommitError);
 #[derive(Clone)]
 pub(super) struct Disk {
     pub node: NodeId,
+    /// How often the file was opened, this time included.
+    pub starts: u64,
     shared: Arc<Shared>,
 }
 
@@ -132,15 +135,17 @@ impl Disk {
             });
             let mut disk = Self {
                 node: NodeId(random),
+                starts: 0,
                 shared,
             };
-            match disk.get_now::<u64>("node")? {
-                Some(id) => disk.node = NodeId(id),
-                None => disk.write_now(|transaction| {
-                    transaction.open_table(LOG)?;
-                    put(transaction, "node", &random)
-                })?,
-            }
+            let node = disk.get_now::<u64>("node")?.unwrap_or(random);
+            let starts = disk.get_now::<u64>("starts")?.unwrap_or(0) + 1;
+            disk.write_now(|transaction| {
+                transaction.open_table(LOG)?;
+                put(transaction, "node", &node)?;
+                put(transaction, "starts", &starts)
+            })?;
+            (disk.node, disk.starts) = (NodeId(node), starts);
             Ok(disk)
         })
         .await

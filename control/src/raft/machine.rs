@@ -1,4 +1,4 @@
-//! The state machine as openraft sees it: [`State`] in memory, snapshots on [`Disk`].
+//! The state machine as openraft sees it: [`State`] and [`Proposers`] in memory, snapshots of both on [`Disk`].
 
 use std::io::Cursor;
 use std::sync::{Arc, PoisonError};
@@ -9,11 +9,13 @@ use openraft::{
     StorageError, StorageIOError, StoredMembership,
 };
 
-use super::batch::{Answers, Verdict};
+use serde::{Deserialize, Serialize};
+
+use super::batch::{Answers, Proposers, Verdict};
 use super::disk::{self, Disk, DiskError};
 use super::{Shared, Types};
 use crate::state::encoding;
-use crate::state::{Command, State};
+use crate::state::{Command, NodeId, State};
 
 /// Applies what is committed.
 pub(super) struct Machine {
@@ -21,6 +23,14 @@ pub(super) struct Machine {
     shared: Arc<Shared>,
     applied: Option<LogId<u64>>,
     membership: StoredMembership<u64, BasicNode>,
+    proposers: Proposers,
+}
+
+/// What a snapshot holds.
+#[derive(Serialize, Deserialize)]
+struct Contents {
+    state: State,
+    proposers: Proposers,
 }
 
 impl Machine {
@@ -31,6 +41,7 @@ impl Machine {
             shared,
             applied: None,
             membership: StoredMembership::default(),
+            proposers: Proposers::default(),
         };
         if let Some((meta, bytes)) = machine.stored().await? {
             machine.replace(&meta, encoding::decode(&bytes)?);
@@ -57,14 +68,21 @@ impl Machine {
         applied.result
     }
 
-    fn replace(&mut self, meta: &SnapshotMeta<u64, BasicNode>, state: State) {
+    fn replace(&mut self, meta: &SnapshotMeta<u64, BasicNode>, contents: Contents) {
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
-        *self
+        self.proposers = contents.proposers;
+        let mut state = self
             .shared
             .state
             .write()
-            .unwrap_or_else(PoisonError::into_inner) = state;
+            .unwrap_or_else(PoisonError::into_inner);
+        *state = contents.state;
+        self.shared.observer.replaced(&state);
+    }
+
+    fn is_member(&self, node: NodeId) -> bool {
+        self.membership.membership().get_node(&node.0).is_some()
     }
 }
 
@@ -89,15 +107,21 @@ impl RaftStateMachine<Types> for Machine {
                 EntryPayload::Blank => Answers::default(),
                 EntryPayload::Membership(membership) => {
                     self.membership = StoredMembership::new(Some(entry.log_id), membership);
+                    let mut proposers = std::mem::take(&mut self.proposers);
+                    proposers.keep(|node| self.is_member(node));
+                    self.proposers = proposers;
                     Answers::default()
                 }
-                EntryPayload::Normal(batch) => Answers(
-                    batch
-                        .0
-                        .iter()
-                        .map(|command| self.apply_one(command))
-                        .collect(),
-                ),
+                // It was thrown out while its batch was under way, and waits for no answer any more.
+                EntryPayload::Normal(batch) if !self.is_member(batch.proposer) => {
+                    Answers::default()
+                }
+                EntryPayload::Normal(batch) => {
+                    let mut proposers = std::mem::take(&mut self.proposers);
+                    let answers = proposers.apply(&batch, |command| self.apply_one(command));
+                    self.proposers = proposers;
+                    answers
+                }
             });
         }
         Ok(answers)
@@ -121,7 +145,10 @@ impl RaftStateMachine<Types> for Machine {
         Builder {
             disk: self.disk.clone(),
             meta,
-            state,
+            contents: Contents {
+                state,
+                proposers: self.proposers.clone(),
+            },
         }
     }
 
@@ -137,10 +164,10 @@ impl RaftStateMachine<Types> for Machine {
         snapshot: Box<Cursor<Vec<u8>>>,
     ) -> Result<(), StorageError<u64>> {
         let bytes = snapshot.into_inner();
-        let state = encoding::decode(&bytes)
+        let contents = encoding::decode(&bytes)
             .map_err(|e| StorageIOError::read_snapshot(Some(meta.signature()), &e))?;
         save(&self.disk, meta, bytes).await?;
-        self.replace(meta, state);
+        self.replace(meta, contents);
         Ok(())
     }
 
@@ -160,7 +187,7 @@ impl RaftStateMachine<Types> for Machine {
 pub(super) struct Builder {
     disk: Disk,
     meta: SnapshotMeta<u64, BasicNode>,
-    state: State,
+    contents: Contents,
 }
 
 impl RaftSnapshotBuilder<Types> for Builder {
@@ -168,7 +195,7 @@ impl RaftSnapshotBuilder<Types> for Builder {
         let failed = |e: &encoding::EncodingError| {
             StorageIOError::write_snapshot(Some(self.meta.signature()), e)
         };
-        let bytes = encoding::encode(&self.state).map_err(|e| failed(&e))?;
+        let bytes = encoding::encode(&self.contents).map_err(|e| failed(&e))?;
         save(&self.disk, &self.meta, bytes.clone()).await?;
         Ok(Snapshot {
             meta: self.meta.clone(),

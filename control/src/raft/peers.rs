@@ -1,59 +1,239 @@
-//! Connections to other replicas: none yet. A cluster of one never asks for any; whoever does is told.
+//! What replicas say to each other, over a transport that is handed in.
+//!
+//! One request, one answer, both CBOR ([`encoding`]). Who asks is known from the transport, and may speak for itself only: a vote, a
+//! leader's entries and proposals name the node that they come from.
 
-use openraft::error::{InstallSnapshotError, RPCError, RaftError, Unreachable};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use openraft::error::{
+    InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, Unreachable,
+};
 use openraft::network::{RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse,
     VoteRequest, VoteResponse,
 };
-use openraft::{BasicNode, RaftTypeConfig};
+use openraft::{BasicNode, SnapshotMeta, Vote};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::Types;
+use super::batch::{Batch, Committed, NotNow};
+use crate::state::{NodeId, encoding};
 
-type Id = <Types as RaftTypeConfig>::NodeId;
-type Failure<E> = RPCError<Id, BasicNode, E>;
-
-/// Makes connections that always fail.
-pub(super) struct NoPeers;
-
-#[derive(Debug, thiserror::Error)]
-#[error("this cluster has one node: there is no peer to speak to")]
-struct Alone;
-
-fn alone<E: std::error::Error>() -> Failure<E> {
-    RPCError::Unreachable(Unreachable::new(&Alone))
+/// How a replica reaches another one.
+#[async_trait]
+pub trait Transport: Send + Sync + 'static {
+    /// Has the replica of `node`, at `address`, answer a request ([`super::Replica::answer`]). After an error nobody knows whether it
+    /// arrived.
+    async fn call(
+        &self,
+        node: NodeId,
+        address: &str,
+        request: Bytes,
+    ) -> Result<Bytes, TransportError>;
 }
 
-impl RaftNetworkFactory<Types> for NoPeers {
-    type Network = Self;
+/// The words of whatever went wrong on the way.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct TransportError(pub String);
 
-    async fn new_client(&mut self, _target: Id, _node: &BasicNode) -> Self {
-        Self
+/// Of a cluster of one, which never asks for any.
+pub struct NoPeers;
+
+#[async_trait]
+impl Transport for NoPeers {
+    async fn call(&self, _: NodeId, _: &str, _: Bytes) -> Result<Bytes, TransportError> {
+        Err(TransportError(
+            "this cluster has one node: there is no peer to speak to".into(),
+        ))
     }
 }
 
-impl RaftNetwork<Types> for NoPeers {
+/// A part of a snapshot.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Chunk {
+    vote: Vote<u64>,
+    meta: SnapshotMeta<u64, BasicNode>,
+    offset: u64,
+    data: Bytes,
+    done: bool,
+}
+
+impl From<InstallSnapshotRequest<Types>> for Chunk {
+    fn from(request: InstallSnapshotRequest<Types>) -> Self {
+        Self {
+            vote: request.vote,
+            meta: request.meta,
+            offset: request.offset,
+            data: request.data.into(),
+            done: request.done,
+        }
+    }
+}
+
+impl From<Chunk> for InstallSnapshotRequest<Types> {
+    fn from(chunk: Chunk) -> Self {
+        Self {
+            vote: chunk.vote,
+            meta: chunk.meta,
+            offset: chunk.offset,
+            data: chunk.data.into(),
+            done: chunk.done,
+        }
+    }
+}
+
+/// What one replica asks of another.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Request {
+    Append(AppendEntriesRequest<Types>),
+    Vote(VoteRequest<u64>),
+    Snapshot(Chunk),
+    /// Of the leader: commit this.
+    Propose(Batch),
+    /// Of the leader: up to where the log is committed now.
+    Committed,
+}
+
+impl Request {
+    /// The node that a request says it is of; None: of whoever sends it.
+    pub fn speaks_for(&self) -> Option<u64> {
+        let leader = |vote: &Vote<u64>| vote.leader_id().voted_for();
+        match self {
+            Self::Append(request) => leader(&request.vote),
+            Self::Vote(request) => leader(&request.vote),
+            Self::Snapshot(chunk) => leader(&chunk.vote),
+            Self::Propose(batch) => Some(batch.proposer.0),
+            Self::Committed => None,
+        }
+    }
+}
+
+type Answered<T, E = openraft::error::Infallible> = Result<T, RaftError<u64, E>>;
+
+/// The answer to each request, in the same order.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Reply {
+    Append(Answered<AppendEntriesResponse<u64>>),
+    Vote(Answered<VoteResponse<u64>>),
+    Snapshot(Answered<InstallSnapshotResponse<u64>, InstallSnapshotError>),
+    Proposed(Result<Committed, NotNow>),
+    Committed(Result<u64, NotNow>),
+    /// The request made no sense.
+    Refused(String),
+}
+
+/// The way to all peers.
+#[derive(Clone)]
+pub(super) struct Peers(pub Arc<dyn Transport>);
+
+/// The way to one.
+#[derive(Clone)]
+pub(super) struct Peer {
+    transport: Arc<dyn Transport>,
+    node: NodeId,
+    address: String,
+}
+
+impl Peers {
+    pub fn peer(&self, node: u64, at: &BasicNode) -> Peer {
+        Peer {
+            transport: Arc::clone(&self.0),
+            node: NodeId(node),
+            address: at.addr.clone(),
+        }
+    }
+}
+
+impl Peer {
+    pub async fn ask(&self, request: &Request) -> Result<Reply, TransportError> {
+        let failed = |e: encoding::EncodingError| TransportError(e.to_string());
+        let request = encoding::encode(request).map_err(failed)?;
+        let reply = self
+            .transport
+            .call(self.node, &self.address, request.into())
+            .await?;
+        match decode(&reply)? {
+            Reply::Refused(reason) => Err(TransportError(format!(
+                "node {:x} has refused the request: {reason}",
+                self.node.0
+            ))),
+            reply => Ok(reply),
+        }
+    }
+
+    async fn rpc<T, E: std::error::Error>(
+        &self,
+        request: Request,
+        take: impl FnOnce(Reply) -> Option<Answered<T, E>>,
+    ) -> Result<T, RPCError<u64, BasicNode, RaftError<u64, E>>> {
+        let reply = self.ask(&request).await.map_err(|e| Unreachable::new(&e))?;
+        match take(reply) {
+            Some(Ok(answer)) => Ok(answer),
+            Some(Err(error)) => Err(RemoteError::new(self.node.0, error).into()),
+            None => Err(NetworkError::new(&odd(self.node)).into()),
+        }
+    }
+}
+
+/// A reply to another question.
+pub(super) fn odd(node: NodeId) -> TransportError {
+    TransportError(format!("node {:x} has answered something else", node.0))
+}
+
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, TransportError> {
+    encoding::decode(bytes).map_err(|e| TransportError(e.to_string()))
+}
+
+impl RaftNetworkFactory<Types> for Peers {
+    type Network = Peer;
+
+    async fn new_client(&mut self, target: u64, node: &BasicNode) -> Peer {
+        self.peer(target, node)
+    }
+}
+
+impl RaftNetwork<Types> for Peer {
     async fn append_entries(
         &mut self,
-        _request: AppendEntriesRequest<Types>,
-        _option: RPCOption,
-    ) -> Result<AppendEntriesResponse<Id>, Failure<RaftError<Id>>> {
-        Err(alone())
+        request: AppendEntriesRequest<Types>,
+        _: RPCOption,
+    ) -> Result<AppendEntriesResponse<u64>, RPCError<u64, BasicNode, RaftError<u64>>> {
+        self.rpc(Request::Append(request), |reply| match reply {
+            Reply::Append(answer) => Some(answer),
+            _ => None,
+        })
+        .await
     }
 
     async fn install_snapshot(
         &mut self,
-        _request: InstallSnapshotRequest<Types>,
-        _option: RPCOption,
-    ) -> Result<InstallSnapshotResponse<Id>, Failure<RaftError<Id, InstallSnapshotError>>> {
-        Err(alone())
+        request: InstallSnapshotRequest<Types>,
+        _: RPCOption,
+    ) -> Result<
+        InstallSnapshotResponse<u64>,
+        RPCError<u64, BasicNode, RaftError<u64, InstallSnapshotError>>,
+    > {
+        self.rpc(Request::Snapshot(request.into()), |reply| match reply {
+            Reply::Snapshot(answer) => Some(answer),
+            _ => None,
+        })
+        .await
     }
 
     async fn vote(
         &mut self,
-        _request: VoteRequest<Id>,
-        _option: RPCOption,
-    ) -> Result<VoteResponse<Id>, Failure<RaftError<Id>>> {
-        Err(alone())
+        request: VoteRequest<u64>,
+        _: RPCOption,
+    ) -> Result<VoteResponse<u64>, RPCError<u64, BasicNode, RaftError<u64>>> {
+        self.rpc(Request::Vote(request), |reply| match reply {
+            Reply::Vote(answer) => Some(answer),
+            _ => None,
+        })
+        .await
     }
 }

@@ -1,5 +1,7 @@
 //! What a replica promises across restarts.
 
+mod cluster;
+
 use std::sync::{Arc, Mutex};
 
 use openraft::testing::StoreBuilder;
@@ -7,7 +9,7 @@ use openraft::testing::StoreBuilder;
 use super::disk::Disk;
 use super::log::LogStore;
 use super::machine::Machine;
-use super::{DiskThread, Executor, Observer, Replica, Shared, Types, Work};
+use super::{DiskThread, Executor, NoPeers, Observer, Replica, Shared, Start, Types, Work};
 use crate::state::{Action, Command, Event, Outcome, Refusal, State};
 
 /// openraft's own suite asks this for storage that is empty.
@@ -38,6 +40,7 @@ fn the_storage_is_what_openraft_expects() {
 struct Nobody;
 impl Observer for Nobody {
     fn applied(&self, _: &State, _: Vec<Event>) {}
+    fn replaced(&self, _: &State) {}
 }
 
 /// Takes note of what it is told.
@@ -48,6 +51,7 @@ impl Observer for Notes {
         let noted = events.into_iter().map(|event| (event.action, event.at_ns));
         self.0.lock().unwrap().extend(noted);
     }
+    fn replaced(&self, _: &State) {}
 }
 
 async fn open(dir: &std::path::Path) -> Replica {
@@ -166,10 +170,24 @@ async fn commands_that_wait_for_the_disk_share_its_next_write_and_keep_their_ord
     let disk: Arc<dyn Executor> = Arc::<Gate>::clone(&gate);
     let notes = Arc::<Notes>::default();
     let observer = Arc::<Notes>::clone(&notes);
-    let replica = Replica::open_on(dir.path(), 7, observer, disk)
-        .await
-        .unwrap();
-    let entries = || replica.raft.metrics().borrow().last_log_index.unwrap();
+    let start = Start {
+        dir: dir.path().to_owned(),
+        random: 7,
+        founds: Some(String::new()),
+        executor: disk,
+        transport: Arc::new(NoPeers),
+    };
+    let replica = Replica::start(start, observer).await.unwrap();
+    replica.led().await.unwrap();
+    let entries = || {
+        replica
+            .leader
+            .raft
+            .metrics()
+            .borrow()
+            .last_log_index
+            .unwrap()
+    };
     let before = entries();
     *gate.0.lock().unwrap() = Some(Vec::new());
     let mut answers = Vec::new();
@@ -199,7 +217,13 @@ async fn commands_that_wait_for_the_disk_share_its_next_write_and_keep_their_ord
 async fn large_commands_do_not_share_an_entry() {
     let dir = tempfile::tempdir().unwrap();
     let replica = open(dir.path()).await;
-    let before = replica.raft.metrics().borrow().last_log_index.unwrap();
+    let before = replica
+        .leader
+        .raft
+        .metrics()
+        .borrow()
+        .last_log_index
+        .unwrap();
     let large = |n: u64| {
         let Command::AddImage {
             tenant,
@@ -225,7 +249,14 @@ async fn large_commands_do_not_share_an_entry() {
     let all = futures_util::future::join_all((0..3).map(|n| replica.propose(large(n)))).await;
     assert!(all.iter().all(|answer| answer.as_ref().unwrap().is_ok()));
     assert_eq!(
-        replica.raft.metrics().borrow().last_log_index.unwrap() - before,
+        replica
+            .leader
+            .raft
+            .metrics()
+            .borrow()
+            .last_log_index
+            .unwrap()
+            - before,
         3
     );
     replica.close().await;
