@@ -78,7 +78,12 @@ pub async fn run() -> Result<(), Failure> {
     let agent = LocalAgent::new(local, images.clone(), network, Arc::new(reporter)).await?;
     let controller = Controller::new(replica, watchers, Arc::new(agent.clone()), images, exits);
     let running = agent.adopt(&controller.up()).await;
-    let known = controller.state().containers.keys().cloned().collect();
+    let known = controller
+        .state()
+        .containers
+        .iter()
+        .map(|container| container.id.clone())
+        .collect();
     agent.sweep(known).await;
     controller.reconcile(&running, first_since_boot()).await;
     controller.collect_unowned_images().await?;

@@ -281,8 +281,7 @@ impl Controller {
         let up: Vec<Container> = self
             .state()
             .containers
-            .values()
-            .filter(|container| container.is_up())
+            .up_on(self.inner.replica.node())
             .cloned()
             .collect();
         let ends = up.into_iter().map(|container| {

@@ -239,10 +239,7 @@ impl Controller {
         let needed = {
             let state = self.state();
             state.images.keys().any(|(_, id)| id == image)
-                || state
-                    .containers
-                    .values()
-                    .any(|container| container.image == image)
+                || state.containers.of_image(image).next().is_some()
         };
         if needed {
             return Ok(Vec::new());
@@ -270,23 +267,24 @@ impl Controller {
     pub fn find(&self, tenant: &Tenant, name: &str) -> Result<Container, Error> {
         let missing = || Refusal::NoSuchContainer(name.to_owned());
         let state = self.state();
-        let mine = || {
-            state
-                .containers
-                .values()
+        let containers = &state.containers;
+        let by_id = || {
+            let id = name.parse().ok()?;
+            containers
+                .get(&id)
                 .filter(|container| container.tenant == *tenant)
         };
-        let bare = name.strip_prefix('/').unwrap_or(name);
         let by_name = || {
-            mine()
-                .find(|container| container.id.as_str() == name || container.name.as_str() == bare)
+            let bare = name.strip_prefix('/').unwrap_or(name).parse().ok()?;
+            containers.named(tenant, &bare)
         };
         let by_prefix = || {
-            let mut found = mine()
-                .filter(|container| !name.is_empty() && container.id.as_str().starts_with(name));
-            found.next().filter(|_| found.next().is_none())
+            containers
+                .with_prefix(tenant, name)
+                .filter(|_| !name.is_empty())
         };
-        Ok(by_name().or_else(by_prefix).cloned().ok_or_else(missing)?)
+        let found = by_id().or_else(by_name).or_else(by_prefix);
+        Ok(found.cloned().ok_or_else(missing)?)
     }
 
     fn container(&self, id: &ContainerId) -> Result<Container, Error> {

@@ -19,12 +19,7 @@ impl Controller {
 
     fn mine(&self) -> Vec<Container> {
         let node = self.inner.replica.node();
-        self.state()
-            .containers
-            .values()
-            .filter(|container| container.node == node)
-            .cloned()
-            .collect()
+        self.state().containers.of_node(node).cloned().collect()
     }
 
     /// Ends what the state says is up and isn't among `running`; removes what `--rm` should have; starts what a restart policy wants up.

@@ -483,7 +483,7 @@ async fn a_container_that_runs_is_only_removed_by_force() {
         Err(Error::Refused(Refusal::Running(_)))
     ));
     node.controller.remove(&id, true).await.unwrap();
-    assert!(node.controller.state().containers.is_empty());
+    assert!(node.controller.state().containers.iter().next().is_none());
     assert!(node.agent.files.lock().unwrap().is_empty());
 }
 
@@ -565,7 +565,7 @@ async fn the_node_going_down_stops_everything_and_restarts_nothing() {
     assert!(
         state
             .containers
-            .values()
+            .iter()
             .all(|c| !c.is_up() && !c.status.stopped_by_user)
     );
 }

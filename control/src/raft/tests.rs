@@ -100,7 +100,7 @@ async fn a_restart_gives_the_same_state_and_goes_on_also_past_snapshots() {
     for round in 0..4u64 {
         let replica = open(dir.path()).await;
         assert_eq!(
-            replica.state().images.len() as u64,
+            replica.state().images.size() as u64,
             next.min(super::ENTRIES_PER_SNAPSHOT)
         );
         for _ in 0..super::ENTRIES_PER_SNAPSHOT / 2 + round {
@@ -277,7 +277,7 @@ fn a_command_is_committed_while_all_threads_for_blocking_work_are_stalled() {
         let replica = open(dir.path()).await;
         assert_eq!(replica.propose(load(1)).await.unwrap(), Ok(Outcome::Done));
         replica.close().await;
-        assert_eq!(open(dir.path()).await.state().images.len(), 1);
+        assert_eq!(open(dir.path()).await.state().images.size(), 1);
         assert!(!stalled.is_finished());
         release.send(()).unwrap();
         stalled.await.unwrap().unwrap();
@@ -306,5 +306,5 @@ async fn commands_are_taken_on_a_full_disk() {
         replica.propose(load(n % 1000)).await.unwrap().unwrap();
     }
     replica.close().await;
-    assert_eq!(open(dir.path()).await.state().images.len(), 1000);
+    assert_eq!(open(dir.path()).await.state().images.size(), 1000);
 }

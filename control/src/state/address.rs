@@ -1,9 +1,8 @@
 //! Addresses of the pods.
 
-use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use super::State;
+use rpds::RedBlackTreeMapSync;
 
 /// The pods' network, 10.88.0.0/16: private (RFC 1918), and the one that podman's users already know to avoid elsewhere.
 pub const NETWORK: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 0);
@@ -16,21 +15,92 @@ const FIRST: u32 = Ipv4Addr::new(10, 88, 0, 2).to_bits();
 /// The last: the one after it is the network's broadcast address.
 const LAST: u32 = Ipv4Addr::new(10, 88, 255, 254).to_bits();
 
-/// The lowest address that no container has.
-pub(super) fn pick(state: &State) -> Option<Ipv4Addr> {
-    let taken: BTreeSet<u32> = state
-        .containers
-        .values()
-        .filter_map(|c| c.address)
-        .map(Ipv4Addr::to_bits)
-        .collect();
-    let mut candidate = FIRST;
-    for address in taken {
-        match address.cmp(&candidate) {
-            std::cmp::Ordering::Less => {}
-            std::cmp::Ordering::Equal => candidate += 1,
-            std::cmp::Ordering::Greater => break,
+/// Addresses that nobody has, as ranges: first and last of each.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Gaps(RedBlackTreeMapSync<u32, u32>);
+
+impl Default for Gaps {
+    fn default() -> Self {
+        Self(RedBlackTreeMapSync::new_sync().insert(FIRST, LAST))
+    }
+}
+
+impl Gaps {
+    /// The lowest address that nobody has.
+    pub fn lowest(&self) -> Option<Ipv4Addr> {
+        let (first, _) = self.0.first()?;
+        Some(Ipv4Addr::from_bits(*first))
+    }
+
+    /// Somebody has it now.
+    pub fn take(&mut self, address: Ipv4Addr) {
+        let address = address.to_bits();
+        let Some((first, last)) = self.around(address) else {
+            return;
+        };
+        self.0.remove_mut(&first);
+        if first < address {
+            self.0.insert_mut(first, address - 1);
+        }
+        if address < last {
+            self.0.insert_mut(address + 1, last);
         }
     }
-    (candidate <= LAST).then(|| Ipv4Addr::from_bits(candidate))
+
+    /// Nobody has it any more.
+    pub fn give_back(&mut self, address: Ipv4Addr) {
+        let address = address.to_bits();
+        if !(FIRST..=LAST).contains(&address) || self.around(address).is_some() {
+            return;
+        }
+        let (mut first, mut last) = (address, address);
+        if let Some((below, _)) = self.around(address - 1) {
+            self.0.remove_mut(&below);
+            first = below;
+        }
+        if let Some((above, end)) = self.around(address + 1) {
+            self.0.remove_mut(&above);
+            last = end;
+        }
+        self.0.insert_mut(first, last);
+    }
+
+    /// The range that an address is in.
+    fn around(&self, address: u32) -> Option<(u32, u32)> {
+        let (first, last) = self.0.range(..=address).next_back()?;
+        (*last >= address).then_some((*first, *last))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_not_taken_is_free_and_the_lowest_of_it_is_given(
+            steps in proptest::collection::vec((any::<bool>(), 0u32..40), 0..200)
+        ) {
+            let (mut gaps, mut taken) = (Gaps::default(), BTreeSet::new());
+            for (take, offset) in steps {
+                let address = Ipv4Addr::from_bits(FIRST - 2 + offset);
+                if take {
+                    gaps.take(address);
+                    taken.insert(address.to_bits());
+                } else {
+                    gaps.give_back(address);
+                    taken.remove(&address.to_bits());
+                }
+                let lowest = (FIRST..=LAST).find(|address| !taken.contains(address));
+                prop_assert_eq!(gaps.lowest().map(Ipv4Addr::to_bits), lowest);
+                let mut anew = Gaps::default();
+                taken.iter().for_each(|address| anew.take(Ipv4Addr::from_bits(*address)));
+                prop_assert_eq!(&gaps, &anew);
+            }
+        }
+    }
 }

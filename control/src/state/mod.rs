@@ -8,6 +8,7 @@ mod apply;
 pub mod capability;
 mod command;
 mod container;
+mod containers;
 pub mod encoding;
 mod event;
 mod image;
@@ -22,24 +23,26 @@ pub use container::{
     DEFAULT_SHM_BYTES, Exit, GOOD_RUN_NS, LogDriver, NetworkMode, Phase, PortBinding, PortRequest,
     Protocol, RestartPolicy, Status, Ulimit,
 };
+pub use containers::{Change, Containers};
 pub use event::{Action, Event, EventKind};
 pub use image::{ImageRecord, TagRecord};
 pub use names::{ContainerId, ContainerName, NameError, NodeId, Tenant};
 pub use signal::{InvalidSignal, Signal};
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
-/// Everything that is replicated. Cheap to read, cloned only for snapshots.
+/// A map that shares what is equal with its copies.
+pub type Map<K, V> = rpds::RedBlackTreeMapSync<K, V>;
+
+/// Everything that is replicated. A copy costs the same however much that is.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
     /// Every container of every tenant.
-    pub containers: BTreeMap<ContainerId, Container>,
+    pub containers: Containers,
     /// Image names of each tenant, by `(tenant, familiar name with tag or digest)`.
-    pub tags: BTreeMap<(Tenant, String), TagRecord>,
+    pub tags: Map<(Tenant, String), TagRecord>,
     /// Images that a tenant has pulled or loaded, by `(tenant, image id "sha256:…")`.
-    pub images: BTreeMap<(Tenant, String), ImageRecord>,
+    pub images: Map<(Tenant, String), ImageRecord>,
     /// Commands applied so far; grows by one with each, refused ones included.
     pub revision: u64,
 }

@@ -81,6 +81,11 @@ impl ContainerId {
         Self(bytes.iter().map(|b| format!("{b:02x}")).collect())
     }
 
+    /// The least of all ids that begin so; it may be none itself.
+    pub(super) fn bound(beginning: &str) -> Self {
+        Self(beginning.to_owned())
+    }
+
     /// The twelve digits that tools show.
     pub fn short(&self) -> &str {
         &self.0[..12]

@@ -13,8 +13,8 @@ const RESERVED_TCP: [u16; 3] = [2376, 2377, 6443];
 pub(super) fn assign(state: &State, container: &Container) -> Result<Vec<PortBinding>, Refusal> {
     let mut taken: Vec<PortBinding> = state
         .containers
-        .values()
-        .filter(|other| other.node == container.node && other.id != container.id && other.is_up())
+        .up_on(container.node)
+        .filter(|other| other.id != container.id)
         .flat_map(|other| other.status.ports.iter().cloned())
         .collect();
     let mut wanted = container.spec.ports.clone();
@@ -140,7 +140,7 @@ mod tests {
         first.status.ports.clone_from(&assigned);
         first.status.phase = Phase::Running;
         assert_eq!(ports(assigned), [18_001, 18_000]);
-        state.containers.insert(first.id.clone(), first);
+        state.containers.insert(first);
         let one = container(2, vec![request(18_000, Some(18_002))]);
         assert_eq!(ports(assign(&state, &one).unwrap()), [18_002]);
         let two = container(3, vec![request(18_000, Some(18_002)); 2]);

@@ -63,8 +63,8 @@ async fn images(call: &Call) -> Result<Vec<Value>, ApiError> {
     for image in &mut images {
         let users = state
             .containers
-            .values()
-            .filter(|c| c.tenant == call.tenant && c.image == image.id);
+            .of_image(&image.id)
+            .filter(|c| c.tenant == call.tenant);
         image.containers = users.count() as i64;
     }
     let mut images = listed(images);

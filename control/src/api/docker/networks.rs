@@ -302,9 +302,10 @@ fn describe(call: &Call, network: &BuiltIn, with_containers: bool) -> Value {
 
 fn containers(call: &Call, network: &BuiltIn) -> Value {
     let state = call.controller().state();
-    let there = state.containers.values().filter(|c| {
-        c.tenant == call.tenant && c.is_up() && of_mode(c.spec.network_mode) == network.name
-    });
+    let there = state
+        .containers
+        .of_tenant(&call.tenant)
+        .filter(|c| c.is_up() && of_mode(c.spec.network_mode) == network.name);
     let described = there.map(|container| {
         let (_, endpoint) = endpoint(container);
         let address = container

@@ -86,12 +86,7 @@ pub async fn info(call: &Call) -> Answer {
     let node = call.controller().agent().node().await;
     let (running, stopped, images) = {
         let state = call.controller().state();
-        let own = || {
-            state
-                .containers
-                .values()
-                .filter(|container| container.tenant == call.tenant)
-        };
+        let own = || state.containers.of_tenant(&call.tenant);
         let running = own()
             .filter(|container| container.status.phase == Phase::Running)
             .count();

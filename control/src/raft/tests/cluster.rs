@@ -199,7 +199,7 @@ async fn a_command_may_be_given_to_any_node_and_is_applied_there_when_it_is_answ
         assert!(has(&replica, n));
     }
     cluster.agrees().await;
-    assert_eq!(cluster.replica(1).state().images.len(), 30);
+    assert_eq!(cluster.replica(1).state().images.size(), 30);
 }
 
 #[tokio::test(start_paused = true)]
@@ -214,7 +214,7 @@ async fn what_was_acknowledged_outlives_each_leader_and_a_change_of_leader_is_la
         }
         cluster.boot(leader.0, false).await;
         cluster.agrees().await;
-        assert_eq!(cluster.replica(1).state().images.len() as u64, 2 * (n + 1));
+        assert_eq!(cluster.replica(1).state().images.size() as u64, 2 * (n + 1));
     }
 }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::Result;
 use crate::state::{
-    Action, Container, ContainerId, ContainerName, Event, Exit, GOOD_RUN_NS, NetworkMode, Outcome,
-    Phase, Refusal, Signal, State, address, ports,
+    Action, Change, Container, ContainerId, ContainerName, Event, Exit, GOOD_RUN_NS, NetworkMode,
+    Outcome, Phase, Refusal, Signal, State, ports,
 };
 
 /// Nanoseconds in a second.
@@ -18,18 +18,15 @@ impl State {
             .ok_or_else(|| Refusal::NoSuchContainer(id.to_string()))
     }
 
-    fn container_mut(&mut self, id: &ContainerId) -> Result<&mut Container> {
+    fn container_mut(&mut self, id: &ContainerId) -> Result<Change<'_>> {
         self.containers
-            .get_mut(id)
+            .change(id)
             .ok_or_else(|| Refusal::NoSuchContainer(id.to_string()))
     }
 
     fn name_is_free(&self, of: &Container, name: &ContainerName) -> Result<()> {
-        match self
-            .containers
-            .values()
-            .find(|c| c.tenant == of.tenant && c.name == *name && c.id != of.id)
-        {
+        let holder = self.containers.named(&of.tenant, name);
+        match holder.filter(|holder| holder.id != of.id) {
             Some(holder) => Err(Refusal::NameInUse {
                 name: name.to_string(),
                 by: holder.id.to_string(),
@@ -39,7 +36,7 @@ impl State {
     }
 
     pub(super) fn create(&mut self, wanted: &Container, events: &mut Vec<Event>) -> Result {
-        if self.containers.contains_key(&wanted.id) {
+        if self.containers.get(&wanted.id).is_some() {
             return Ok(Outcome::Unchanged);
         }
         self.name_is_free(wanted, &wanted.name)?;
@@ -52,9 +49,12 @@ impl State {
         let mut container = wanted.clone();
         container.address = match container.spec.network_mode {
             NetworkMode::None => None,
-            NetworkMode::Default | NetworkMode::Bridge => {
-                Some(address::pick(self).ok_or(Refusal::NoFreeAddress)?)
-            }
+            NetworkMode::Default | NetworkMode::Bridge => Some(
+                self.containers
+                    .gaps()
+                    .lowest()
+                    .ok_or(Refusal::NoFreeAddress)?,
+            ),
         };
         container.status = super::super::Status::default();
         events.push(Event::of_container(
@@ -62,7 +62,7 @@ impl State {
             Action::Create,
             container.created_ns,
         ));
-        self.containers.insert(container.id.clone(), container);
+        self.containers.insert(container);
         Ok(Outcome::Done)
     }
 
@@ -73,7 +73,8 @@ impl State {
             return Ok(Outcome::Unchanged);
         }
         let ports = ports::assign(self, container)?;
-        let status = &mut self.container_mut(id)?.status;
+        let mut container = self.container_mut(id)?;
+        let status = &mut container.status;
         status.restarts = if by_policy {
             status.restarts.saturating_add(1)
         } else {
@@ -98,14 +99,14 @@ impl State {
         pid: u32,
         events: &mut Vec<Event>,
     ) -> Result {
-        let container = self.container_mut(id)?;
+        let mut container = self.container_mut(id)?;
         if container.status.phase != Phase::Starting {
             return Ok(Outcome::Unchanged);
         }
         container.status.phase = Phase::Running;
         container.status.started_ns = at_ns;
         container.status.pid = pid;
-        events.push(Event::of_container(container, Action::Start, at_ns));
+        events.push(Event::of_container(&container, Action::Start, at_ns));
         Ok(Outcome::Done)
     }
 
@@ -117,13 +118,13 @@ impl State {
         code: u8,
         events: &mut Vec<Event>,
     ) -> Result {
-        let container = self.container_mut(id)?;
+        let mut container = self.container_mut(id)?;
         if container.status.phase != Phase::Starting {
             return Ok(Outcome::Unchanged);
         }
         error.clone_into(&mut container.status.error);
         end(
-            container,
+            &mut container,
             at_ns,
             Exit {
                 code,
@@ -141,15 +142,15 @@ impl State {
         exit: Exit,
         events: &mut Vec<Event>,
     ) -> Result {
-        let container = self.container_mut(id)?;
+        let mut container = self.container_mut(id)?;
         if !container.is_up() {
             return Ok(Outcome::Unchanged);
         }
         // Where each was told as it happened, this is nothing new.
         if exit.oom_killed && !container.status.exit.oom_killed {
-            events.push(Event::of_container(container, Action::Oom, at_ns));
+            events.push(Event::of_container(&container, Action::Oom, at_ns));
         }
-        end(container, at_ns, exit, events);
+        end(&mut container, at_ns, exit, events);
         Ok(Outcome::Done)
     }
 
@@ -160,13 +161,13 @@ impl State {
         kills: u64,
         events: &mut Vec<Event>,
     ) -> Result {
-        let container = self.container_mut(id)?;
+        let mut container = self.container_mut(id)?;
         if !container.is_up() || kills <= container.status.oom_kills {
             return Ok(Outcome::Unchanged);
         }
         container.status.oom_kills = kills;
         container.status.exit.oom_killed = true;
-        events.push(Event::of_container(container, Action::Oom, at_ns));
+        events.push(Event::of_container(&container, Action::Oom, at_ns));
         Ok(Outcome::Done)
     }
 
@@ -178,7 +179,7 @@ impl State {
         stop: bool,
         events: &mut Vec<Event>,
     ) -> Result {
-        let container = self.container_mut(id)?;
+        let mut container = self.container_mut(id)?;
         if !container.is_up() {
             // While a restart policy waits for its next try there is nothing to signal, and after a stop nothing to start again.
             return match (container.awaits_restart(), stop) {
@@ -191,7 +192,7 @@ impl State {
             };
         }
         container.status.stopped_by_user |= stop;
-        events.push(Event::of_container(container, Action::Kill, at_ns).with("signal", signal));
+        events.push(Event::of_container(&container, Action::Kill, at_ns).with("signal", signal));
         Ok(Outcome::Done)
     }
 
@@ -221,10 +222,10 @@ impl State {
             return Ok(Outcome::Unchanged);
         }
         self.name_is_free(container, name)?;
-        let container = self.container_mut(id)?;
+        let mut container = self.container_mut(id)?;
         let old = std::mem::replace(&mut container.name, name.clone());
         events.push(
-            Event::of_container(container, Action::Rename, at_ns)
+            Event::of_container(&container, Action::Rename, at_ns)
                 .with("oldName", format!("/{old}")),
         );
         Ok(Outcome::Done)

@@ -36,20 +36,18 @@ impl State {
             return Err(Refusal::NoSuchImage(image.to_owned()));
         }
         self.check_room(tenant, &key, &arrival)?;
-        let record = self
-            .images
-            .entry((tenant.clone(), image.to_owned()))
-            .or_insert_with(|| ImageRecord {
-                repo_digests: Vec::new(),
-                arrived_ns: at_ns,
-            });
+        let mut record = self.images.get(&key).cloned().unwrap_or(ImageRecord {
+            repo_digests: Vec::new(),
+            arrived_ns: at_ns,
+        });
         if let Some(digest) = arrival.repo_digest
             && !record.repo_digests.iter().any(|known| known == digest)
         {
             record.repo_digests.push(digest.to_owned());
         }
+        self.images.insert_mut(key, record);
         for name in arrival.names {
-            self.tags.insert(
+            self.tags.insert_mut(
                 (tenant.clone(), name.clone()),
                 TagRecord {
                     image: image.to_owned(),
@@ -116,11 +114,13 @@ impl State {
         if name.contains('@') {
             return self.forget_digest(tenant, at_ns, name, events);
         }
+        let key = (tenant.clone(), name.to_owned());
         let record = self
             .tags
-            .remove(&(tenant.clone(), name.to_owned()))
+            .get(&key)
             .ok_or_else(|| Refusal::NoSuchImage(name.to_owned()))?;
         events.push(event(tenant, &record.image, Action::Untag, at_ns).with("name", name));
+        self.tags.remove_mut(&key);
         Ok(Outcome::Done)
     }
 
@@ -131,12 +131,14 @@ impl State {
         name: &str,
         events: &mut Vec<Event>,
     ) -> Result {
-        let known = self.images.iter_mut().find(|((owner, _), record)| {
+        let known = self.images.iter().find(|((owner, _), record)| {
             owner == tenant && record.repo_digests.iter().any(|digest| digest == name)
         });
-        let ((_, image), record) = known.ok_or_else(|| Refusal::NoSuchImage(name.to_owned()))?;
+        let (key, record) = known.ok_or_else(|| Refusal::NoSuchImage(name.to_owned()))?;
+        events.push(event(tenant, &key.1, Action::Untag, at_ns).with("name", name));
+        let (key, mut record) = (key.clone(), record.clone());
         record.repo_digests.retain(|digest| digest != name);
-        events.push(event(tenant, image, Action::Untag, at_ns).with("name", name));
+        self.images.insert_mut(key, record);
         Ok(Outcome::Done)
     }
 
@@ -154,8 +156,8 @@ impl State {
         }
         let in_the_way = self
             .containers
-            .values()
-            .find(|c| c.tenant == *tenant && c.image == image && (c.is_up() || !force));
+            .of_image(image)
+            .find(|c| c.tenant == *tenant && (c.is_up() || !force));
         if let Some(container) = in_the_way {
             return Err(Refusal::ImageInUse {
                 image: image.to_owned(),
@@ -170,9 +172,9 @@ impl State {
             .collect();
         for name in names {
             events.push(event(tenant, image, Action::Untag, at_ns).with("name", &name));
-            self.tags.remove(&(tenant.clone(), name));
+            self.tags.remove_mut(&(tenant.clone(), name));
         }
-        self.images.remove(&key);
+        self.images.remove_mut(&key);
         events.push(event(tenant, image, Action::Delete, at_ns).with("name", image));
         Ok(Outcome::Done)
     }

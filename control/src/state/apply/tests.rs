@@ -115,7 +115,8 @@ fn distinct<T: Ord>(things: impl IntoIterator<Item = T>) -> bool {
 }
 
 fn promises_hold(state: &State) {
-    let containers = || state.containers.values();
+    state.containers.assert_indexed();
+    let containers = || state.containers.iter();
     assert!(
         distinct(containers().map(|c| (&c.tenant, &c.name))),
         "a tenant has a name twice"
@@ -148,7 +149,7 @@ fn promises_hold(state: &State) {
         }
     }
     for c in containers() {
-        assert_eq!(c.id, state.containers[&c.id].id);
+        assert_eq!(c.id, state.containers.get(&c.id).unwrap().id);
         assert!(
             c.is_up() || c.status.ports.is_empty(),
             "ports held by a container that isn't up"
@@ -324,7 +325,7 @@ fn addresses_run_out_with_a_refusal_and_come_back() {
             address: Some((first + n).into()),
             ..make(n)
         };
-        state.containers.insert(container.id.clone(), container);
+        state.containers.insert(container);
     }
     let create = Command::Create(Box::new(make(70_000)));
     assert_eq!(state.apply(&create).result, Err(Refusal::NoFreeAddress));
@@ -332,7 +333,7 @@ fn addresses_run_out_with_a_refusal_and_come_back() {
     state.apply(&Command::Remove { id: gone, at_ns: 0 });
     assert_eq!(state.apply(&create).result, Ok(Outcome::Done));
     assert_eq!(
-        state.containers[&make(70_000).id].address,
+        state.containers.get(&make(70_000).id).unwrap().address,
         Some((first + 1234).into())
     );
 }
@@ -424,7 +425,7 @@ fn a_tenants_images_names_and_digests_are_bounded_and_another_tenants_are_not() 
     let record = state.images.values().next().unwrap().clone();
     for n in 1..10_000 {
         let key = ("one".parse().unwrap(), format!("sha256:{n}"));
-        state.images.insert(key, record.clone());
+        state.images.insert_mut(key, record.clone());
     }
     let mut taken = |command| state.apply(&command).result.is_ok();
     assert!(!taken(add("one", "sha256:more", &[], None, Action::Load)));
@@ -457,7 +458,7 @@ fn an_image_that_is_gone_gets_no_name_and_a_digest_goes_alone() {
     ));
     apply(untag("one")).unwrap();
     assert!(matches!(apply(untag("one")), Err(Refusal::NoSuchImage(_))));
-    assert_eq!(state.tags.len(), 2);
+    assert_eq!(state.tags.size(), 2);
     assert!(
         state
             .images

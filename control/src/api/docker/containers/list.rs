@@ -83,11 +83,7 @@ async fn add_sizes(call: &Call, summaries: &mut [ContainerSummary]) -> Result<()
 }
 
 fn newest_first<'a>(state: &'a State, tenant: &Tenant) -> Vec<&'a Container> {
-    let mut all: Vec<_> = state
-        .containers
-        .values()
-        .filter(|c| c.tenant == *tenant)
-        .collect();
+    let mut all: Vec<_> = state.containers.of_tenant(tenant).collect();
     all.sort_by(|a, b| (b.created_ns, &b.id).cmp(&(a.created_ns, &a.id)));
     all
 }
@@ -284,7 +280,7 @@ mod tests {
         all[1].status.exit.code = 3;
         all[3].tenant = "other".parse().unwrap();
         all[3].status.phase = Phase::Running;
-        state.containers.extend(all.map(|c| (c.id.clone(), c)));
+        state.containers = all.into_iter().collect();
         state
     }
 

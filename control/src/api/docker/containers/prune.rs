@@ -26,13 +26,16 @@ pub async fn prune(call: &Call) -> Answer {
     };
     let ids: Vec<_> = {
         let state = call.controller().state();
-        let gone = state.containers.values().filter(|container| {
-            container.tenant == call.tenant
-                && !container.is_up()
-                && super::describe::state(container) != "restarting"
-                && until.is_none_or(|until| container.created_ns < until)
-                && filters.labels(|key| container.spec.labels.get(key).map(String::as_str))
-        });
+        let gone = state
+            .containers
+            .of_tenant(&call.tenant)
+            .filter(|container| {
+                container.tenant == call.tenant
+                    && !container.is_up()
+                    && super::describe::state(container) != "restarting"
+                    && until.is_none_or(|until| container.created_ns < until)
+                    && filters.labels(|key| container.spec.labels.get(key).map(String::as_str))
+            });
         gone.map(|container| container.id.clone()).collect()
     };
     let mut deleted = Vec::new();

@@ -96,14 +96,14 @@ mod tests {
         let tenant: Tenant = "acme".parse().unwrap();
         let id = format!("sha256:{}", "ab".repeat(32));
         let digest = format!("busybox@sha256:{}", "cd".repeat(32));
-        state.images.insert(
+        state.images.insert_mut(
             (tenant.clone(), id.clone()),
             ImageRecord {
                 repo_digests: vec![digest],
                 arrived_ns: 1,
             },
         );
-        state.tags.insert(
+        state.tags.insert_mut(
             (tenant, "busybox:latest".to_owned()),
             TagRecord { image: id },
         );

@@ -64,8 +64,8 @@ fn plan(
     let names = names_of(state, tenant, id);
     let own = state
         .containers
-        .values()
-        .filter(|c| c.tenant == *tenant && c.image == id);
+        .of_image(id)
+        .filter(|c| c.tenant == *tenant);
     let (up, down): (Vec<&Container>, Vec<&Container>) =
         own.partition(|container| container.is_up());
     let key = name.parse::<ImageRef>().ok().map(|name| key_of(&name));
@@ -210,8 +210,8 @@ pub async fn prune(call: &Call) -> Answer {
             let state = call.controller().state();
             let used = state
                 .containers
-                .values()
-                .any(|c| c.tenant == call.tenant && c.image == image.id);
+                .of_image(&image.id)
+                .any(|c| c.tenant == call.tenant);
             let tags = tags_of(&state, &call.tenant, &image.id);
             let old = until.is_none_or(|until| image.created < (until / 1_000_000_000) as i64);
             let meant = filters.labels(|key| image.labels.get(key).map(String::as_str));
@@ -246,7 +246,7 @@ mod tests {
         let mut state = State::default();
         let tenant: Tenant = "acme".parse().unwrap();
         let id = format!("sha256:{}", "ab".repeat(32));
-        state.images.insert(
+        state.images.insert_mut(
             (tenant.clone(), id.clone()),
             ImageRecord {
                 repo_digests: digests.iter().map(|name| (*name).to_owned()).collect(),
@@ -254,7 +254,7 @@ mod tests {
             },
         );
         for tag in tags {
-            state.tags.insert(
+            state.tags.insert_mut(
                 (tenant.clone(), (*tag).to_owned()),
                 TagRecord { image: id.clone() },
             );
