@@ -3,13 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
 use super::{Notes, load};
 use crate::raft::{Executor, Replica, ReplicaError, Start, Transport, TransportError, Work};
 use crate::state::{NodeId, Outcome, Refusal};
+
+/// Histories that `cargo test` tries: a second each on a slow machine.
+const BAD_LUCK_SEEDS: u64 = 20;
 
 /// Reads and writes at once, so that no time passes meanwhile.
 struct Inline;
@@ -320,4 +326,108 @@ async fn nonsense_from_a_peer_and_what_speaks_for_another_is_refused() {
     assert!(refused(replica.answer(other, &forged).await));
     replica.propose(load(1)).await.unwrap().unwrap();
     assert!(!has(&replica, 666));
+}
+
+/// Proposals under way, and which were acknowledged.
+#[derive(Default)]
+struct Clients {
+    tasks: tokio::task::JoinSet<Option<u64>>,
+    next: u64,
+    acknowledged: BTreeSet<u64>,
+}
+
+impl Clients {
+    fn propose(&mut self, replica: Replica) {
+        let n = self.next;
+        self.next += 1;
+        self.tasks.spawn(async move {
+            let answer = replica.propose(load(n)).await;
+            answer
+                .is_ok_and(|verdict| verdict == Ok(Outcome::Done))
+                .then_some(n)
+        });
+    }
+
+    fn collect(&mut self) {
+        while let Some(done) = self.tasks.try_join_next() {
+            self.acknowledged.extend(done.unwrap());
+        }
+    }
+}
+
+/// Kills, cuts off, revives, joins again and loses answers, as `seed` says, while clients propose everywhere.
+/// Returns how many were acknowledged.
+async fn bad_luck(seed: u64) -> usize {
+    let mut random = StdRng::seed_from_u64(seed);
+    let cluster = Cluster::of(3).await;
+    let mut clients = Clients::default();
+    for _ in 0..150 {
+        let node = NodeId(random.random_range(1..=3));
+        let lives = cluster.network.replicas.lock().unwrap().contains_key(&node);
+        match random.random_range(0..10) {
+            0 if lives && cluster.all().len() > 1 => cluster.kill(node).await,
+            0 | 1 if !lives => drop(cluster.boot(node.0, false).await),
+            2 => cluster.cut(node, random.random()),
+            3 => *cluster.network.lost_answers.lock().unwrap() += 1,
+            4 => {
+                // One way only.
+                let other = NodeId(1 + node.0 % 3);
+                let mut cut = cluster.network.cut.lock().unwrap();
+                if !cut.remove(&(node, other)) {
+                    cut.insert((node, other));
+                }
+            }
+            5 => tokio::time::sleep(Duration::from_millis(random.random_range(1..5000))).await,
+            _ if lives => clients.propose(cluster.replica(node.0)),
+            _ => {}
+        }
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..50))).await;
+        clients.collect();
+    }
+    cluster.network.cut.lock().unwrap().clear();
+    *cluster.network.lost_answers.lock().unwrap() = 0;
+    for n in 1..=3 {
+        if !cluster
+            .network
+            .replicas
+            .lock()
+            .unwrap()
+            .contains_key(&NodeId(n))
+        {
+            cluster.boot(n, false).await;
+        }
+    }
+    while let Some(done) = clients.tasks.join_next().await {
+        clients.acknowledged.extend(done.unwrap());
+    }
+    cluster.agrees().await;
+    let replica = cluster.replica(1);
+    for n in &clients.acknowledged {
+        assert!(
+            has(&replica, *n),
+            "seed {seed}: {n} was acknowledged, and is lost"
+        );
+    }
+    let state = replica.state();
+    assert_eq!(
+        state.revision,
+        state.images.size() as u64,
+        "seed {seed}: one was done twice"
+    );
+    clients.acknowledged.len()
+}
+
+#[test]
+fn whatever_fails_what_was_acknowledged_is_there_and_nothing_was_done_twice() {
+    let acknowledged = (0..BAD_LUCK_SEEDS).map(|seed| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        runtime.block_on(bad_luck(seed))
+    });
+    let acknowledged: usize = acknowledged.sum();
+    // Some histories are mere misfortune; together they show something.
+    assert!(acknowledged as u64 > 10 * BAD_LUCK_SEEDS, "{acknowledged}");
 }
