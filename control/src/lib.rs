@@ -15,6 +15,8 @@ mod clock;
 pub mod config;
 pub mod controller;
 mod entropy;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod network;
 pub mod node;
 pub mod raft;

@@ -32,6 +32,8 @@ mod credentials;
 mod digest;
 mod erofs;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod go_json;
 mod image;
 mod progress;

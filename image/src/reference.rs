@@ -103,6 +103,10 @@ impl FromStr for ImageRef {
         if text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
             return Err(bad("64 hex digits are an image ID, not a repository"));
         }
+        // What the parser takes for letters, docker only does where they are ASCII's.
+        if !text.is_ascii() {
+            return Err(bad("invalid reference format"));
+        }
         let reference = Reference::try_from(text).map_err(|err| {
             let name = text.rsplit_once('@').map_or(text, |(name, _)| name);
             if name.rsplit('/').next().is_some_and(|last| {
@@ -116,7 +120,33 @@ impl FromStr for ImageRef {
             }
             bad(&err.to_string())
         })?;
-        Ok(Self(reference))
+        if let Some(digest) = reference.digest()
+            && digest.bytes().any(|b| b.is_ascii_uppercase())
+        {
+            return Err(bad("invalid checksum digest format"));
+        }
+        Ok(Self(with_domain(reference)))
+    }
+}
+
+/// No repository has capital letters, so what has some in front of it is a registry's name to docker, even without a dot.
+/// Nothing that is written out may be a name that isn't taken again: names are kept as text.
+fn with_domain(reference: Reference) -> Reference {
+    let Some((domain, repository)) = reference.repository().split_once('/') else {
+        return reference;
+    };
+    if !domain.bytes().any(|b| b.is_ascii_uppercase()) {
+        return reference;
+    }
+    let (domain, repository) = (domain.to_owned(), repository.to_owned());
+    match (reference.tag().map(str::to_owned), reference.digest()) {
+        (Some(tag), Some(digest)) => {
+            Reference::with_tag_and_digest(domain, repository, tag, digest.to_owned())
+        }
+        (Some(tag), None) => Reference::with_tag(domain, repository, tag),
+        (None, digest) => {
+            Reference::with_digest(domain, repository, digest.unwrap_or_default().to_owned())
+        }
     }
 }
 
@@ -174,6 +204,21 @@ mod tests {
     }
 
     #[test]
+    fn capital_letters_make_a_registry_and_every_name_is_taken_again_as_it_is_written() {
+        let digest = format!("sha256:{}", "ab".repeat(32));
+        for text in [
+            "MyHost/a/b:1".to_owned(),
+            format!("MyHost/a@{digest}"),
+            format!("MyHost/a:1@{digest}"),
+        ] {
+            let reference: ImageRef = text.parse().unwrap();
+            assert_eq!(reference.registry(), "MyHost");
+            assert_eq!(reference.to_string(), text);
+            assert_eq!(text.parse::<ImageRef>().unwrap(), reference);
+        }
+    }
+
+    #[test]
     fn what_docker_refuses_is_refused() {
         for text in [
             "",
@@ -184,6 +229,10 @@ mod tests {
             "a@sha256:12",
             "-a",
             "a b",
+            "a:\u{e9}",
+            "A/B",
+            "docker.io/A/b",
+            &format!("a@sha256:{}", "AB".repeat(32)),
             &"f".repeat(64),
         ] {
             assert!(text.parse::<ImageRef>().is_err(), "{text:?} was taken");

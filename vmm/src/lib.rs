@@ -18,6 +18,8 @@ pub mod boot;
 pub mod bus;
 pub mod events;
 pub mod failure;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod gate;
 pub mod inherit;
 pub mod jail;

@@ -1,4 +1,4 @@
-//! Everything a developer or a first-time user types: `cargo xtask try`, `image`, `test`, `bench`.
+//! Everything a developer or a first-time user types: `cargo xtask try`, `image`, `test`, `fuzz`, `bench`.
 //!
 //! The library is the commands' substance, for the end-to-end tests and the benchmark as well: they build nothing
 //! themselves and start the appliance the way `try` does.
@@ -19,6 +19,7 @@ pub mod checks;
 pub mod cpio;
 pub mod docker;
 mod elf;
+pub mod fuzz;
 pub mod identity;
 pub mod image;
 pub mod kernel;

@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use xtask::trial::{self, Options};
-use xtask::{bench, checks, image, prerequisites};
+use xtask::{bench, checks, fuzz, image, prerequisites};
 
 /// Everything a developer or a first-time user types.
 #[derive(Parser)]
@@ -24,6 +25,8 @@ enum Command {
     Image,
     /// Check everything: formatting, lints, unit tests, and the real image in QEMU
     Test(Test),
+    /// Feed strangers' bytes to everything that reads them, guided by coverage
+    Fuzz(Fuzz),
     /// Measure on the instruction clock, and write docs/BENCHMARKS.md
     Bench(Bench),
     /// Forward published ports to a node that runs detached
@@ -57,6 +60,15 @@ struct Try {
 struct Test {
     /// Only end-to-end tests whose name contains this
     filter: Option<String>,
+}
+
+#[derive(Args)]
+struct Fuzz {
+    /// Only this target; all of them are the files of tests/fuzz/fuzz_targets
+    target: Option<String>,
+    /// How long each target runs
+    #[arg(long, default_value_t = 5)]
+    minutes: u64,
 }
 
 #[derive(Args)]
@@ -95,6 +107,10 @@ fn run(command: Command) -> Result<()> {
             Ok(())
         }
         Command::Test(options) => checks::run(options.filter.as_deref()),
+        Command::Fuzz(options) => fuzz::run(
+            options.target.as_deref(),
+            Duration::from_secs(60 * options.minutes),
+        ),
         Command::Bench(options) => bench::run(options.image.as_deref(), options.json),
         Command::ForwardPorts => trial::forward_ports(),
     }

@@ -8,6 +8,8 @@
 
 mod admission;
 pub mod docker;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod linger;
 #[cfg(test)]
 mod tests;

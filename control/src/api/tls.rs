@@ -145,6 +145,13 @@ fn named_in(certificate: &[u8]) -> Result<Tenant, String> {
         .map_err(|e: crate::state::NameError| e.to_string())
 }
 
+/// Whatever a certificate says.
+#[cfg(feature = "fuzzing")]
+pub(super) fn read(certificate: &[u8]) {
+    let _ = named_in(certificate);
+    let _ = check_server(certificate);
+}
+
 #[cfg(test)]
 mod tests {
     use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair};

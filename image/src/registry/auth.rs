@@ -42,7 +42,7 @@ impl Authorization {
 
 /// How the registry wants to be convinced.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Challenge {
+pub(crate) enum Challenge {
     Basic,
     Bearer {
         realm: String,
@@ -53,7 +53,7 @@ pub(super) enum Challenge {
 
 impl Challenge {
     /// From the values of `WWW-Authenticate` (RFC 9110, section 11.6.1); a token is preferred.
-    pub(super) fn of<'a>(headers: impl IntoIterator<Item = &'a [u8]>) -> Option<Self> {
+    pub(crate) fn of<'a>(headers: impl IntoIterator<Item = &'a [u8]>) -> Option<Self> {
         let all: Vec<Self> = headers
             .into_iter()
             .filter_map(|header| std::str::from_utf8(header).ok())

@@ -4,7 +4,7 @@
 //! serve another. References and document types are oci-distribution's; its HTTP client isn't used: it reads documents
 //! and error bodies of any size into memory, and answers a challenge whoever it came from.
 
-mod auth;
+pub(crate) mod auth;
 mod blob;
 mod http;
 mod login;

@@ -28,7 +28,7 @@ pub(crate) struct Layout {
 
 impl Layout {
     /// Makes the directories if needed and empties `tmp/`.
-    pub(super) fn prepare(dir: &Path) -> Result<Self, Error> {
+    pub(crate) fn prepare(dir: &Path) -> Result<Self, Error> {
         let layout = Self {
             dir: dir.to_owned(),
         };

@@ -5,7 +5,7 @@
 //! an archive that ends too early is told from one that ends.
 
 mod header;
-mod pax;
+pub(crate) mod pax;
 mod reader;
 mod sparse;
 #[cfg(test)]

@@ -14,7 +14,7 @@ const OVERLAY_XATTR: &[u8] = b"trusted.overlay.";
 
 /// What extended headers say about the entry that follows them.
 #[derive(Default, Debug)]
-pub(super) struct Pax {
+pub(crate) struct Pax {
     pub(super) path: Option<Vec<u8>>,
     pub(super) link: Option<Vec<u8>>,
     pub(super) size: Option<u64>,
@@ -27,7 +27,7 @@ pub(super) struct Pax {
 
 impl Pax {
     /// Reads the records of one header on top of what is there.
-    pub(super) fn read(&mut self, mut records: &[u8]) -> Result<(), TarError> {
+    pub(crate) fn read(&mut self, mut records: &[u8]) -> Result<(), TarError> {
         let bad = || TarError::malformed("a pax header has a malformed record");
         // Some writers fill up with NULs.
         while records.first().is_some_and(|&byte| byte != 0) {
@@ -87,7 +87,7 @@ impl Pax {
     }
 
     /// Overrides what the header block said.
-    pub(super) fn amend(&mut self, attributes: &mut Attributes) -> Result<(), TarError> {
+    pub(crate) fn amend(&mut self, attributes: &mut Attributes) -> Result<(), TarError> {
         if let Some(uid) = self.uid {
             attributes.uid = owner(uid)?;
         }

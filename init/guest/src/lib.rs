@@ -19,6 +19,8 @@ mod child;
 mod container;
 mod device_policy;
 mod follow;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod grow;
 mod input;
 mod launch;

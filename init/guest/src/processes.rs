@@ -91,6 +91,17 @@ fn booted_ns() -> u64 {
     ns(ClockId::Realtime).saturating_sub(ns(ClockId::Boottime))
 }
 
+/// What a container's process says of itself.
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    /// Its state, and behind a line's end its command line.
+    pub fn process(bytes: &[u8]) {
+        let end = bytes.iter().position(|byte| *byte == b'\n');
+        let (stat, command) = bytes.split_at(end.unwrap_or(bytes.len()));
+        let _ = super::parse(1, 0, &String::from_utf8_lossy(stat), command, 1);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

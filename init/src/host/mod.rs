@@ -14,6 +14,8 @@ mod boot;
 mod config;
 mod console;
 mod facts;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod groups;
 mod late;
 mod mounts;

@@ -21,6 +21,8 @@ use crate::virtio::chain::{self, Writable};
 use crate::virtio::{Device, Rings, Token};
 
 mod frame;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod header;
 mod neighbour;
 pub mod tun;

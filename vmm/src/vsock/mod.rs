@@ -22,6 +22,8 @@ use crate::virtio::chain::{self, Readable};
 use crate::virtio::{Device, Rings, Token};
 
 mod connection;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod packet;
 
 const RECEIVE: usize = 0;

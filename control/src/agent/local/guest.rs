@@ -125,6 +125,27 @@ impl Conversation {
     }
 }
 
+/// All that the host makes of what a guest sends before it closes the connection. What it takes it could have said itself.
+#[cfg(feature = "fuzzing")]
+pub async fn hear_all(sent: Vec<u8>) {
+    let Ok((ours, mut theirs)) = UnixStream::pair() else {
+        return;
+    };
+    let (reader, writer) = ours.into_split();
+    let mut conversation = Conversation {
+        reader: BufReader::with_capacity(READ_BUFFER, reader),
+        writer,
+    };
+    let guest = tokio::spawn(async move { theirs.write_all(&sent).await });
+    while let Ok(Some(reply)) = conversation.next().await {
+        let frame = protocol::encode(&reply).expect("a reply that was read");
+        let again: Reply = protocol::decode(&frame[4..]).expect("a reply that was written");
+        assert_eq!(again, reply);
+    }
+    drop(conversation);
+    let _ = guest.await;
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

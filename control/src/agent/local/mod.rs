@@ -6,6 +6,8 @@ mod cores;
 mod entry;
 mod exec;
 mod follow;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod guest;
 mod layer;
 mod log;

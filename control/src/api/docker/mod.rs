@@ -14,6 +14,8 @@ mod errors;
 mod events;
 mod exec;
 mod frames;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod hijack;
 mod images;
 mod networks;

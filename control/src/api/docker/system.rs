@@ -279,6 +279,14 @@ struct Login {
     identitytoken: Option<String>,
 }
 
+/// What a client that logs in says.
+#[cfg(feature = "fuzzing")]
+pub fn read_login(body: &[u8]) {
+    if let Ok(asked) = super::body::decode::<Login>(Some(answer::JSON), body) {
+        registry_of(asked.serveraddress.as_deref().unwrap_or_default());
+    }
+}
+
 /// The registry that an address means; none is docker's own, whose address is one of old.
 fn registry_of(address: &str) -> String {
     let bare = address.split_once("://").map_or(address, |(_, rest)| rest);

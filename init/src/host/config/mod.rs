@@ -2,6 +2,9 @@
 
 mod sources;
 
+#[cfg(feature = "fuzzing")]
+pub use sources::fuzzing;
+
 use std::net::IpAddr;
 use std::str::FromStr;
 

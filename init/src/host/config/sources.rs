@@ -139,6 +139,18 @@ fn is_labelled_fat(sector: &[u8; 512]) -> bool {
             .any(|&at| &sector[at..at + 11] == FAT_LABEL && sector[at + 11..].starts_with(b"FAT"))
 }
 
+/// A medium that the file may be on.
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing {
+    /// The first sector of a medium.
+    pub fn boot_sector(bytes: &[u8]) {
+        let mut sector = [0; 512];
+        let length = bytes.len().min(sector.len());
+        sector[..length].copy_from_slice(&bytes[..length]);
+        super::is_labelled_fat(&sector);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::time::{ClockId, clock_gettime};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
+use smoltcp::phy::Device;
 use smoltcp::socket::dhcpv4::{self, RetryConfig};
 use smoltcp::time::Instant;
 use smoltcp::wire::{DhcpOption, EthernetAddress, IpCidr, Ipv4Cidr};
@@ -47,10 +48,10 @@ pub enum Change {
 }
 
 /// The client on one link.
-pub struct Client {
+pub struct Client<W = Wire> {
     /// The link.
     pub link: Link,
-    wire: Wire,
+    wire: W,
     interface: Interface,
     sockets: SocketSet<'static>,
     handle: SocketHandle,
@@ -59,9 +60,16 @@ pub struct Client {
 impl Client {
     /// Begins to ask. `hostname` tells the server who asks.
     pub fn start(link: Link, hostname: &'static str) -> io::Result<Self> {
+        let wire = Wire::open(link.index)?;
+        Self::on(wire, link, hostname)
+    }
+}
+
+impl<W: Device> Client<W> {
+    /// As [`Client::start`], on a wire that there is.
+    pub(super) fn on(mut wire: W, link: Link, hostname: &'static str) -> io::Result<Self> {
         let mac = <[u8; 6]>::try_from(link.address.as_slice())
             .map_err(|_| io::Error::other("the link has no Ethernet address"))?;
-        let mut wire = Wire::open(link.index)?;
         let mut config = Config::new(EthernetAddress(mac).into());
         let mut seed = [0; 8];
         // Not blocking at boot: the seed only tells concurrent clients apart, and the Ethernet address does so too.
@@ -89,6 +97,12 @@ impl Client {
             sockets,
             handle,
         })
+    }
+
+    /// What it asks over.
+    #[cfg(feature = "fuzzing")]
+    pub(super) fn wire(&mut self) -> &mut W {
+        &mut self.wire
     }
 
     /// Sends what is due and takes what has come.

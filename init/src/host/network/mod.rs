@@ -1,6 +1,8 @@
 //! The node's address: by DHCP on the first link that answers, or the one from the configuration on the first link that has a
 //! carrier.
 
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod lease;
 mod wire;
 

@@ -9,6 +9,8 @@
 mod btrfs;
 mod disks;
 mod format;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;

@@ -49,6 +49,14 @@ pub async fn create(mut call: Call) -> Answer {
     Ok(answer::json(StatusCode::CREATED, &created))
 }
 
+/// What a body asks for, of an image.
+#[cfg(feature = "fuzzing")]
+pub fn understand(bytes: &[u8], image: &RunConfig) -> Result<ContainerSpec, ApiError> {
+    let mut warnings = Vec::new();
+    let value = crate::api::docker::body::decode(Some(answer::JSON), bytes)?;
+    specification(&body(value, &mut warnings)?, image, &mut warnings)
+}
+
 /// What the container is to be.
 fn specification(
     body: &ContainerCreateBody,

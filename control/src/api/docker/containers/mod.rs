@@ -23,6 +23,8 @@ mod wait;
 
 pub use attach::{attach, resize};
 pub use create::create;
+#[cfg(feature = "fuzzing")]
+pub use create::understand;
 pub use inspect::inspect;
 pub use lifecycle::{kill, remove, rename, restart, start, stop};
 pub use list::list;

@@ -14,6 +14,8 @@ pub use list::{list, summaries};
 pub use load::load;
 pub use lookup::{find, from_store, resolve};
 pub use pull::{check_platform, pull};
+#[cfg(feature = "fuzzing")]
+pub use pull::{read_credentials, understand};
 pub use remove::{prune, remove};
 pub use show::{history, inspect};
 pub use tag::tag;

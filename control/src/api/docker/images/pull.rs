@@ -204,6 +204,18 @@ fn credentials(headers: &HeaderMap) -> Result<Credentials, ApiError> {
     })
 }
 
+/// What a client wants to have pulled.
+#[cfg(feature = "fuzzing")]
+pub fn understand(name: &str, tag: Option<&str>) {
+    let _ = wanted(name, tag);
+}
+
+/// The credentials for it.
+#[cfg(feature = "fuzzing")]
+pub fn read_credentials(headers: &HeaderMap) {
+    let _ = credentials(headers);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

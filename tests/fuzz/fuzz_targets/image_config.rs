@@ -1,0 +1,4 @@
+//! See `hearth_fuzz::image_config`.
+#![cfg_attr(fuzzing, no_main)]
+
+hearth_fuzz::fuzz!(image_config);
