@@ -8,7 +8,7 @@ use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::address::Gaps;
-use super::{Container, ContainerId, ContainerName, NodeId, Tenant};
+use super::{Container, ContainerId, ContainerName, NodeId, Tenant, encoding};
 
 /// Every container of every tenant.
 #[derive(Debug, Clone, Default)]
@@ -16,11 +16,26 @@ pub struct Containers {
     all: RedBlackTreeMapSync<ContainerId, Container>,
     by_name: RedBlackTreeMapSync<(Tenant, ContainerName), ContainerId>,
     by_tenant: RedBlackTreeSetSync<(Tenant, ContainerId)>,
+    usage: RedBlackTreeMapSync<Tenant, Usage>,
     by_image: RedBlackTreeSetSync<(String, ContainerId)>,
     by_node: RedBlackTreeSetSync<(NodeId, ContainerId)>,
     /// Those that start or run.
     up: RedBlackTreeSetSync<(NodeId, ContainerId)>,
     gaps: Gaps,
+}
+
+/// What a tenant's containers take of the state.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct Usage {
+    pub containers: u64,
+    /// Bytes of their specs.
+    pub bytes: u64,
+}
+
+/// Bytes that a container's spec takes, as it is written.
+pub(super) fn spec_bytes(container: &Container) -> u64 {
+    // What was decoded, or will be encoded, can be; a container that could not would be refused with its command.
+    encoding::size(&container.spec).unwrap_or(0) as u64
 }
 
 impl Containers {
@@ -86,6 +101,10 @@ impl Containers {
             .filter_map(|(_, id)| self.all.get(id))
     }
 
+    pub(super) fn usage(&self, tenant: &Tenant) -> Usage {
+        self.usage.get(tenant).copied().unwrap_or_default()
+    }
+
     pub(super) fn gaps(&self) -> &Gaps {
         &self.gaps
     }
@@ -98,6 +117,10 @@ impl Containers {
         self.by_image
             .insert_mut((container.image.clone(), id.clone()));
         self.by_node.insert_mut((container.node, id.clone()));
+        let mut usage = self.usage(tenant);
+        usage.containers += 1;
+        usage.bytes += spec_bytes(&container);
+        self.usage.insert_mut(tenant.clone(), usage);
         if let Some(address) = container.address {
             self.gaps.take(address);
         }
@@ -115,6 +138,14 @@ impl Containers {
         self.by_image
             .remove_mut(&(container.image.clone(), id.clone()));
         self.by_node.remove_mut(&(container.node, id.clone()));
+        let mut usage = self.usage(&container.tenant);
+        usage.containers -= 1;
+        usage.bytes -= spec_bytes(&container);
+        if usage == Usage::default() {
+            self.usage.remove_mut(&container.tenant);
+        } else {
+            self.usage.insert_mut(container.tenant.clone(), usage);
+        }
         if let Some(address) = container.address {
             self.gaps.give_back(address);
         }
@@ -122,7 +153,7 @@ impl Containers {
         self.all.remove_mut(id);
     }
 
-    /// One to be changed: its name and status, and nothing else that it is looked up by.
+    /// One to be changed: its name and status, and nothing else that it is looked up or counted by.
     pub fn change(&mut self, id: &ContainerId) -> Option<Change<'_>> {
         let before = Changeable::of(self.all.get(id)?);
         Some(Change {
@@ -234,6 +265,7 @@ impl Containers {
         let fresh: Self = self.iter().cloned().collect();
         assert_eq!(self.by_name, fresh.by_name);
         assert_eq!(self.by_tenant, fresh.by_tenant);
+        assert_eq!(self.usage, fresh.usage);
         assert_eq!(self.by_image, fresh.by_image);
         assert_eq!(self.by_node, fresh.by_node);
         assert_eq!(self.up, fresh.up);

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
     /// Not docker's pattern.
+    #[error("Invalid container name: it has {0} characters, and {CONTAINER_NAME_MAX} are the most")]
+    ContainerLength(usize),
+    /// Of a container.
     #[error("Invalid container name ({0}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")]
     Container(String),
     /// Not 64 hexadecimal digits.
@@ -92,10 +95,17 @@ impl ContainerId {
     }
 }
 
+/// Longest name of a container. docker has no bound but that of a request; a name is in every event, and tools make file names of it
+/// (255, NAME_MAX in linux/limits.h).
+const CONTAINER_NAME_MAX: usize = 255;
+
 impl TryFrom<String> for ContainerName {
     type Error = NameError;
     fn try_from(name: String) -> Result<Self, NameError> {
         let bytes = name.as_bytes();
+        if bytes.len() > CONTAINER_NAME_MAX {
+            return Err(NameError::ContainerLength(bytes.len()));
+        }
         let ok = bytes.len() >= 2
             && bytes[0].is_ascii_alphanumeric()
             && bytes

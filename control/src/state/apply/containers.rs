@@ -3,10 +3,18 @@
 use std::collections::BTreeMap;
 
 use super::Result;
+use crate::state::containers::spec_bytes;
 use crate::state::{
     Action, Change, Container, ContainerId, ContainerName, Event, Exit, GOOD_RUN_NS, NetworkMode,
     Outcome, Phase, Refusal, Signal, State, ports,
 };
+
+/// Containers of one tenant, stopped ones included. The state is held in memory, and what a tenant sets must not fill it; nor may it take
+/// more than a sixteenth of the pods' addresses.
+const MAX_CONTAINERS: u64 = 4096;
+
+/// Bytes of their specs (words, variables, labels), for the same reason: 16 KiB for each, or one with as much as a request may have.
+const MAX_SPEC_BYTES: u64 = 64 << 20;
 
 /// Nanoseconds in a second.
 const SECOND_NS: u64 = 1_000_000_000;
@@ -35,11 +43,30 @@ impl State {
         }
     }
 
+    fn check_room_for(&self, wanted: &Container) -> Result<()> {
+        let usage = self.containers.usage(&wanted.tenant);
+        let too_many = |what: &str, limit: u64| Refusal::TooMany {
+            what: what.to_owned(),
+            limit: u32::try_from(limit).unwrap_or(u32::MAX),
+        };
+        if usage.containers >= MAX_CONTAINERS {
+            return Err(too_many("containers", MAX_CONTAINERS));
+        }
+        if usage.bytes + spec_bytes(wanted) > MAX_SPEC_BYTES {
+            return Err(too_many(
+                "MiB of words, variables and labels of containers",
+                MAX_SPEC_BYTES >> 20,
+            ));
+        }
+        Ok(())
+    }
+
     pub(super) fn create(&mut self, wanted: &Container, events: &mut Vec<Event>) -> Result {
         if self.containers.get(&wanted.id).is_some() {
             return Ok(Outcome::Unchanged);
         }
         self.name_is_free(wanted, &wanted.name)?;
+        self.check_room_for(wanted)?;
         if !self
             .images
             .contains_key(&(wanted.tenant.clone(), wanted.image.clone()))

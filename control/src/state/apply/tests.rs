@@ -323,6 +323,7 @@ fn addresses_run_out_with_a_refusal_and_come_back() {
     for n in 0..65_533 {
         let container = Container {
             address: Some((first + n).into()),
+            tenant: format!("tenant-{}", n % 64).parse().unwrap(),
             ..make(n)
         };
         state.containers.insert(container);
@@ -336,6 +337,73 @@ fn addresses_run_out_with_a_refusal_and_come_back() {
         state.containers.get(&make(70_000).id).unwrap().address,
         Some((first + 1234).into())
     );
+}
+
+#[test]
+fn a_tenants_containers_are_bounded_in_number_and_bytes_and_another_tenants_are_not() {
+    let mut state = State::default();
+    for tenant in ["one", "other"] {
+        state.apply(&Command::AddImage {
+            tenant: tenant.parse().unwrap(),
+            at_ns: 0,
+            image: "sha256:0".into(),
+            names: vec![],
+            repo_digest: None,
+            action: Action::Load,
+        });
+    }
+    let mut next = 0u32;
+    let mut create = |state: &mut State, tenant: &str, label_bytes: usize| {
+        next += 1;
+        let mut bytes = [0; 32];
+        bytes[..4].copy_from_slice(&next.to_be_bytes());
+        let id = ContainerId::from_random(bytes);
+        let container = Container {
+            name: format!("c{next}").parse().unwrap(),
+            id: id.clone(),
+            tenant: tenant.parse().unwrap(),
+            node: NodeId(1),
+            created_ns: 0,
+            image: "sha256:0".into(),
+            image_name: "image".into(),
+            spec: ContainerSpec {
+                network_mode: NetworkMode::None,
+                labels: [("label".to_owned(), "x".repeat(label_bytes))].into(),
+                ..ContainerSpec::default()
+            },
+            status: Status::default(),
+            address: None,
+        };
+        let applied = state.apply(&Command::Create(Box::new(container)));
+        (applied.result, id)
+    };
+    for label_bytes in [0, 4 << 20] {
+        let mut made = Vec::new();
+        let refused = loop {
+            match create(&mut state, "one", label_bytes) {
+                (Ok(_), id) => made.push(id),
+                (Err(refused), _) => break refused,
+            }
+        };
+        assert!(matches!(refused, Refusal::TooMany { .. }), "{refused}");
+        // 64 MiB, the other fields of the specs included.
+        let expected = if label_bytes == 0 { 4096 } else { 15 };
+        assert_eq!(made.len(), expected);
+        assert_eq!(
+            create(&mut state, "other", label_bytes).0,
+            Ok(Outcome::Done)
+        );
+        state.apply(&Command::Remove {
+            id: made.pop().unwrap(),
+            at_ns: 0,
+        });
+        let (again, id) = create(&mut state, "one", label_bytes);
+        assert_eq!(again, Ok(Outcome::Done));
+        for id in made.into_iter().chain([id]) {
+            state.apply(&Command::Remove { id, at_ns: 0 });
+        }
+        state.containers.assert_indexed();
+    }
 }
 
 #[test]
