@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::answer::{self, Answer};
 use super::call::Call;
+use super::errors::ApiError;
 use super::query::Filters;
 use super::timestamps;
 use super::version::ApiVersion;
@@ -50,6 +51,15 @@ pub fn stream(call: &Call) -> Answer {
         until_ns: timestamps::bound("until", call.query.get("until"))?,
         legacy: call.version < ApiVersion::new(1, 52),
     };
+    if let (Some(since), Some(until)) = (wanted.since_ns, wanted.until_ns)
+        && since > until
+    {
+        return Err(ApiError::bad_request(format!(
+            "`since` time ({}) cannot be after `until` time ({})",
+            call.query.get("since").unwrap_or_default(),
+            call.query.get("until").unwrap_or_default(),
+        )));
+    }
     // Whoever names a time, be it only the end, is told what was as well.
     let with_past = wanted.since_ns.is_some() || wanted.until_ns.is_some();
     let events = call.controller().events(&call.tenant, with_past);

@@ -253,6 +253,49 @@ fn an_exec_brings_its_output_and_its_exit_code() {
 }
 
 #[test]
+fn events_until_before_since_are_refused_in_dockers_words() {
+    run(async {
+        let server = server().await;
+        let mut client = server.client("owner").await;
+        let (status, answer) = client.get("/v1.43/events?since=20&until=10").await;
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+        assert_eq!(
+            answer["message"],
+            "`since` time (20) cannot be after `until` time (10)"
+        );
+    });
+}
+
+#[test]
+fn a_prune_removes_what_its_filters_mean_and_says_what_that_has_freed() {
+    run(async {
+        let server = server().await;
+        let mut client = server.client("owner").await;
+        client.load_image().await;
+        let labelled = json!({ "Image": "tiny", "Labels": { "gone": "1" } });
+        let gone = client.create(labelled).await;
+        let kept = client.create(json!({ "Image": "tiny" })).await;
+        let layer = server.containers().join(&gone).join("writable.ext4");
+        let mut layer = std::fs::OpenOptions::new()
+            .append(true)
+            .open(layer)
+            .unwrap();
+        std::io::Write::write_all(&mut layer, &[1; 1 << 20]).unwrap();
+        layer.sync_all().unwrap();
+        let filters = "filters=%7B%22label%22%3A%5B%22gone%22%5D%7D";
+        let path = format!("/v1.43/containers/prune?{filters}");
+        let (status, answer) = client.post(&path, json!({})).await;
+        assert_eq!(status, StatusCode::OK);
+        assert_eq!(answer["ContainersDeleted"], json!([gone]));
+        assert!(answer["SpaceReclaimed"].as_u64().unwrap() >= 1 << 20);
+        assert_eq!(
+            client.get(&format!("/containers/{kept}/json")).await.0,
+            StatusCode::OK
+        );
+    });
+}
+
+#[test]
 fn an_exec_that_nobody_listens_to_tells_of_itself_in_order_and_how_it_ended() {
     run(async {
         let server = server().await;

@@ -105,7 +105,7 @@ pub struct Server {
     pub ca: Ca,
     address: SocketAddr,
     _task: AbortOnDropHandle<()>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 /// A certificate with those that vouch for it, and its key.
@@ -174,7 +174,7 @@ pub async fn server() -> Server {
         ca,
         address,
         _task: AbortOnDropHandle::new(task),
-        _dir: dir,
+        dir,
     }
 }
 
@@ -197,6 +197,11 @@ impl Server {
     }
 
     /// A connection without TLS.
+    /// Where the containers' own directories are.
+    pub fn containers(&self) -> std::path::PathBuf {
+        paths(self.dir.path()).containers
+    }
+
     pub async fn tcp(&self) -> io::Result<TcpStream> {
         TcpStream::connect(self.address).await
     }

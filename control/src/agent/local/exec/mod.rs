@@ -144,7 +144,7 @@ impl Execs {
         for id in forgotten {
             all.remove(&id);
         }
-        let create = Action::ExecCreate(spec.args.join(" "));
+        let create = Action::ExecCreate(command_line(&spec.args));
         let told = self.tell(None, &container, create, &id, None);
         let status = ExecStatus {
             id: id.clone(),
@@ -224,7 +224,7 @@ impl Execs {
             self.ended(id, KILLED);
             return Err(AgentError::NotRunning(container));
         }
-        let line = Action::ExecStart(spec.args.join(" "));
+        let line = Action::ExecStart(command_line(&spec.args));
         let told = self.tell(told, &container, line, id, None);
         let request = Request::Exec(Box::new(plan::exec(&run.container, id, &spec, size)));
         let started = async {
@@ -308,5 +308,25 @@ async fn forward_input(run: Arc<Run>, id: ExecId, mut from: mpsc::Receiver<Bytes
     };
     if let Err(error) = carried.await {
         tracing::debug!(exec = &id[..12.min(id.len())], %error, "stdin");
+    }
+}
+
+/// As docker's events have it: the program, a space, and its arguments, of which there may be none.
+fn command_line(args: &[String]) -> String {
+    let (program, args) = args
+        .split_first()
+        .map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
+    format!("{program} {}", args.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_program_without_arguments_is_followed_by_a_space_all_the_same() {
+        let line = |args: &[&str]| {
+            super::command_line(&args.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        assert_eq!(line(&["ls"]), "ls ");
+        assert_eq!(line(&["sh", "-c", "true"]), "sh -c true");
     }
 }

@@ -24,24 +24,27 @@ pub async fn prune(call: &Call) -> Answer {
             ));
         }
     };
-    let ids: Vec<_> = {
+    let containers: Vec<_> = {
         let state = call.controller().state();
         let gone = state
             .containers
             .of_tenant(&call.tenant)
             .filter(|container| {
-                container.tenant == call.tenant
-                    && !container.is_up()
+                !container.is_up()
                     && super::describe::state(container) != "restarting"
                     && until.is_none_or(|until| container.created_ns < until)
                     && filters.labels(|key| container.spec.labels.get(key).map(String::as_str))
             });
-        gone.map(|container| container.id.clone()).collect()
+        gone.cloned().collect()
     };
-    let mut deleted = Vec::new();
-    for id in ids {
-        match call.controller().remove(&id, false).await {
-            Ok(()) => deleted.push(id.to_string()),
+    let (mut deleted, mut freed) = (Vec::new(), 0);
+    for container in containers {
+        let size = super::size::of(call, &container).await?;
+        match call.controller().remove(&container.id, false).await {
+            Ok(()) => {
+                deleted.push(container.id.to_string());
+                freed += size.writable;
+            }
             // Started or removed by somebody else meanwhile: not ours to prune.
             Err(Error::Refused(Refusal::Running(_) | Refusal::NoSuchContainer(_))) => {}
             Err(error) => return Err(error.into()),
@@ -49,6 +52,6 @@ pub async fn prune(call: &Call) -> Answer {
     }
     answer::ok(&ContainerPruneResponse {
         containers_deleted: Some(deleted),
-        space_reclaimed: Some(0),
+        space_reclaimed: Some(freed),
     })
 }
