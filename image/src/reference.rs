@@ -45,22 +45,20 @@ impl ImageRef {
         self.0.digest()
     }
 
-    /// The repository as docker shows it: without `docker.io/` and `library/`.
+    /// The repository as docker shows it: without `docker.io/` and `library/`, unless what is left would be read as another name.
     pub fn familiar_name(&self) -> String {
-        match (self.registry(), self.repository()) {
-            (DEFAULT_REGISTRY, repository) => {
-                let short = repository
-                    .strip_prefix(DEFAULT_NAMESPACE)
-                    .unwrap_or(repository);
-                // `docker.io/library/a/b` must not become `a/b`, which is another repository.
-                if short.contains('/') {
-                    repository
-                } else {
-                    short
-                }
-                .to_owned()
-            }
-            (registry, repository) => format!("{registry}/{repository}"),
+        let (registry, repository) = (self.registry(), self.repository());
+        let full = || format!("{registry}/{repository}");
+        if registry != DEFAULT_REGISTRY {
+            return full();
+        }
+        match repository.strip_prefix(DEFAULT_NAMESPACE) {
+            Some(short) if is_image_id(short) => full(),
+            // `docker.io/library/a/b` must not become `a/b`, which is another repository.
+            Some(short) if !short.contains('/') => short.to_owned(),
+            // Nor `docker.io/quay.io/a` a repository of quay.io.
+            _ if leads_to_a_registry(repository) => full(),
+            _ => repository.to_owned(),
         }
     }
 
@@ -100,7 +98,7 @@ impl FromStr for ImageRef {
             reason: reason.to_owned(),
         };
         // Such a name could never be told from an image's ID.
-        if text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        if is_image_id(text) {
             return Err(bad("64 hex digits are an image ID, not a repository"));
         }
         // What the parser takes for letters, docker only does where they are ASCII's.
@@ -127,6 +125,18 @@ impl FromStr for ImageRef {
         }
         Ok(Self(with_domain(reference)))
     }
+}
+
+fn is_image_id(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Whether docker takes what is in front of the first slash for a registry's name.
+fn leads_to_a_registry(name: &str) -> bool {
+    name.split_once('/').is_some_and(|(first, _)| {
+        first == "localhost"
+            || first.contains(|c: char| matches!(c, '.' | ':') || c.is_ascii_uppercase())
+    })
 }
 
 /// No repository has capital letters, so what has some in front of it is a registry's name to docker, even without a dot.
@@ -201,6 +211,24 @@ mod tests {
             familiar(&format!("busybox:1@{digest}")),
             format!("busybox:1@{digest}")
         );
+    }
+
+    #[test]
+    fn what_is_shown_is_read_as_the_same_name() {
+        let hex = "ab".repeat(32);
+        for text in [
+            "docker.io/quay.io/a:1",
+            "docker.io/localhost/a:1",
+            "docker.io/library/quay.io/a:1",
+            "docker.io/library/a.b:1",
+            &format!("docker.io/library/{hex}:1"),
+        ] {
+            let reference: ImageRef = text.parse().unwrap();
+            let name: ImageRef = reference.familiar_name().parse().unwrap();
+            assert_eq!(name.repository(), reference.repository(), "{text}");
+            assert_eq!(name.registry(), reference.registry(), "{text}");
+            assert_eq!(familiar(text).parse::<ImageRef>().unwrap(), reference);
+        }
     }
 
     #[test]

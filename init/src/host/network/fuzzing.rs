@@ -6,6 +6,7 @@ use smoltcp::phy::{ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxT
 use smoltcp::time::Instant;
 
 use super::lease::Client;
+use super::wire::has_sender;
 use crate::netlink::Link;
 
 /// Ours.
@@ -56,7 +57,9 @@ impl Air {
         if let Some(number) = frame.get_mut(TRANSACTION) {
             number.copy_from_slice(&self.transaction);
         }
-        self.waiting.push_back(frame);
+        if has_sender(&frame) {
+            self.waiting.push_back(frame);
+        }
     }
 }
 

@@ -95,6 +95,12 @@ impl AsFd for Wire {
     }
 }
 
+/// False for IPv4 from nobody (RFC 791, section 3.1: the source address). smoltcp would take an offer from there, and panic when it asks
+/// that server to renew its lease (0.14, `dispatch_ip`): whoever is on the same link could end PID 1.
+pub(super) fn has_sender(frame: &[u8]) -> bool {
+    frame.get(12..14) != Some(&[8, 0]) || frame.get(26..30).is_some_and(|source| source != [0; 4])
+}
+
 /// A received frame.
 pub struct Received(Vec<u8>);
 
@@ -109,6 +115,7 @@ impl Device for Wire {
         let mut frame = vec![0; FRAME_MAX];
         loop {
             match recv(&self.socket, &mut frame[..], RecvFlags::DONTWAIT) {
+                Ok((length, _)) if !has_sender(&frame[..length]) => {}
                 Ok((length, _)) => {
                     frame.truncate(length);
                     return Some((Received(frame), Sending(&self.socket)));
@@ -147,5 +154,22 @@ impl TxToken for Sending<'_> {
         // A frame that is lost here is lost like any other: smoltcp asks again.
         let _ = send(self.0, &frame, SendFlags::DONTWAIT);
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_from_nobody_is_not_received() {
+        let mut frame = [0; 60];
+        frame[12..14].copy_from_slice(&[8, 0]);
+        assert!(!has_sender(&frame));
+        assert!(!has_sender(&frame[..28]));
+        frame[29] = 2;
+        assert!(has_sender(&frame));
+        let arp = [&[0; 12][..], &[8, 6], &[0; 28]].concat();
+        assert!(has_sender(&arp));
     }
 }

@@ -190,26 +190,17 @@ impl Writer {
             writer.length = MAGIC.len() as u64;
             return Ok(writer);
         }
-        let last = match Record::before(&writer.file, writer.length)? {
-            Some(at) => Record::read(&writer.file, at, writer.length)?,
-            None => None,
-        };
-        match last {
-            Some(record) => writer.next_offset = record.next_offset(),
-            None => writer.find_end()?,
+        let end = Record::end(&writer.file, writer.length)?;
+        if end < writer.length {
+            writer.file.set_len(end)?;
+            writer.length = end;
+        }
+        if let Some(at) = Record::before(&writer.file, end)?
+            && let Some(last) = Record::read(&writer.file, at, end)?
+        {
+            writer.next_offset = last.next_offset();
         }
         Ok(writer)
-    }
-
-    fn find_end(&mut self) -> io::Result<()> {
-        let mut at = MAGIC.len() as u64;
-        while let Some(record) = Record::read(&self.file, at, self.length)? {
-            at += record.size();
-            self.next_offset = record.next_offset();
-        }
-        self.file.set_len(at)?;
-        self.length = at;
-        Ok(())
     }
 
     fn append(&mut self, record: &Record) -> io::Result<()> {

@@ -175,7 +175,7 @@ impl Cursor {
         let mut files = vec![(&self.file, false)];
         files.extend(self.older.as_ref().map(|older| (older, true)));
         'files: for (file, is_older) in files {
-            let length = file.metadata()?.len();
+            let length = Record::end(file, file.metadata()?.len())?;
             let mut at = length;
             while let Some(before) = Record::before(file, at)? {
                 let Some(record) = Record::read(file, before, length)? else {

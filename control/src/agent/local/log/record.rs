@@ -98,6 +98,20 @@ impl Record {
         }))
     }
 
+    /// Where the records of a file end that is `length` bytes long: before what was cut short, if anything was.
+    pub fn end(file: &File, length: u64) -> io::Result<u64> {
+        if let Some(at) = Self::before(file, length)?
+            && Self::read(file, at, length)?.is_some()
+        {
+            return Ok(length);
+        }
+        let mut at = MAGIC.len() as u64;
+        while let Some(record) = Self::read(file, at, length)? {
+            at += record.size();
+        }
+        Ok(at)
+    }
+
     /// Where the record that ends at `end` begins; None at the file's head, or where what ends there is no record.
     pub fn before(file: &File, end: u64) -> io::Result<Option<u64>> {
         let first = MAGIC.len() as u64;

@@ -1,10 +1,12 @@
 //! What a log promises its writer and its readers.
 
+use std::io::Write;
+
 use bytes::Bytes;
 use futures_util::StreamExt;
 use proptest::prelude::*;
 
-use super::record::Record;
+use super::record::{Kind, Record};
 use super::{FILE_BYTES_MAX, Log};
 use crate::agent::{LogOptions, Stream};
 
@@ -91,7 +93,7 @@ proptest! {
     }
 
     #[test]
-    fn the_tail_is_the_end_of_the_whole(pieces in pieces(), tail in 0usize..12, stdout in any::<bool>(), limit in 100u64..2000) {
+    fn the_tail_is_the_end_of_the_whole(pieces in pieces(), tail in 0usize..12, stdout in any::<bool>(), limit in 100u64..2000, cut in 0usize..28) {
         let dir = tempfile::tempdir().unwrap();
         let log = Log::with_limit(dir.path(), limit);
         log.begin_run(0).unwrap();
@@ -100,6 +102,11 @@ proptest! {
         let pieces = [pieces.as_slice(), &ends].concat();
         write(&log, &pieces, 0);
         log.end_run();
+        // What a machine that lost power was about to write.
+        let mut last = Vec::new();
+        Record { kind: Kind::Stdout, at_ns: 0, offset: 0, data: Bytes::new() }.write(&mut last);
+        let mut file = std::fs::OpenOptions::new().append(true).open(dir.path().join("log")).unwrap();
+        file.write_all(&last[..cut]).unwrap();
         let whole = read(&log, LogOptions { stdout, ..all() });
         let end = read(&log, LogOptions { tail: Some(tail), stdout, ..all() });
         prop_assert_eq!(end.len(), tail.min(whole.len()));
@@ -170,7 +177,7 @@ fn a_log_never_takes_more_than_two_files() {
     assert!(lines.len() > 20);
     assert_eq!(FILE_BYTES_MAX, 64 << 20);
     let record = Record {
-        kind: super::Kind::Run,
+        kind: Kind::Run,
         at_ns: 0,
         offset: 0,
         data: Bytes::new(),
