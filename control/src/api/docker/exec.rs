@@ -9,7 +9,7 @@ use hyper::StatusCode;
 
 use super::answer::{self, Answer};
 use super::call::Call;
-use super::containers::terminal_size;
+use super::containers::{refuse_between_runs, terminal_size};
 use super::detach::DetachKeys;
 use super::errors::ApiError;
 use super::hijack::{self, Ending, Manner};
@@ -26,6 +26,7 @@ pub async fn create(mut call: Call, name: &str) -> Answer {
     let detach_keys = asked.detach_keys.unwrap_or_default();
     DetachKeys::parse(Some(detach_keys.as_str()).filter(|keys| !keys.is_empty()))?;
     let container = call.container(name)?;
+    refuse_between_runs(&container)?;
     if !container.is_up() {
         return Err(not_running(&container));
     }

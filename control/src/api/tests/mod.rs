@@ -348,6 +348,60 @@ fn an_exec_that_nobody_listens_to_tells_of_itself_in_order_and_how_it_ended() {
 }
 
 #[test]
+fn between_two_runs_of_its_policy_a_container_can_only_be_ended() {
+    run(async {
+        let server = server().await;
+        let mut client = server.client("owner").await;
+        client.load_image().await;
+        let id = client
+            .create(json!({
+                "Image": "tiny", "Cmd": ["sh", "-c", "exit 1"],
+                "HostConfig": { "RestartPolicy": { "Name": "always" } }
+            }))
+            .await;
+        client
+            .post(&format!("/containers/{id}/start"), json!({}))
+            .await;
+        // By then the pauses are longer than what follows takes.
+        let between = async |client: &mut node::Client| {
+            loop {
+                let (_, shown) = client.get(&format!("/containers/{id}/json")).await;
+                if shown["State"]["Restarting"] == true && shown["RestartCount"].as_u64() >= Some(5)
+                {
+                    break;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        };
+        between(&mut client).await;
+        let words = format!("Container {id} is restarting, wait until the container is running");
+        for (method, path, body) in [
+            (Method::POST, "exec", json!({ "Cmd": ["say"] })),
+            (Method::POST, "attach?stdout=1&stream=1", json!({})),
+            (Method::GET, "top", json!({})),
+        ] {
+            let path = format!("/v1.43/containers/{id}/{path}");
+            let answer = client.send(method, &path, body.to_string(), &[]).await;
+            let (status, answer) = read(answer.unwrap()).await;
+            assert_eq!(status, StatusCode::CONFLICT, "{path}");
+            assert_eq!(answer["message"], words.as_str(), "{path}");
+        }
+        let path = format!("/v1.43/containers/{id}");
+        let answer = client.send(Method::DELETE, &path, "", &[]).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::CONFLICT);
+        answer.into_body().collect().await.unwrap();
+        let (status, _) = client
+            .post(&format!("/containers/{id}/kill"), json!({}))
+            .await;
+        assert_eq!(status, StatusCode::NO_CONTENT);
+        let (_, shown) = client.get(&format!("/containers/{id}/json")).await;
+        assert_eq!(shown["State"]["Status"], "exited");
+        let answer = client.send(Method::DELETE, &path, "", &[]).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::NO_CONTENT);
+    });
+}
+
+#[test]
 fn tenants_see_nothing_of_each_other() {
     run(async {
         let server = server().await;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hyper::StatusCode;
 
-use super::logging;
+use super::{describe, logging};
 use crate::agent::{AgentError, Attached, LogOptions};
 use crate::api::docker::answer::{self, Answer};
 use crate::api::docker::call::Call;
@@ -18,6 +18,7 @@ use crate::state::Action;
 /// Live output and input. Legal before the start: a client attaches, waits, then starts.
 pub async fn attach(call: Call, name: &str) -> Answer {
     let container = call.container(name)?;
+    describe::refuse_between_runs(&container)?;
     let query = &call.query;
     let (live, stdin) = (query.flag("stream"), query.flag("stdin"));
     let (stdout, stderr) = (query.flag("stdout"), query.flag("stderr"));

@@ -1,5 +1,6 @@
 //! How a container looks from outside: the words that `ps` and `inspect` share.
 
+use crate::api::docker::errors::ApiError;
 use crate::api::docker::timestamps;
 use crate::state::{Container, Phase, State};
 
@@ -15,6 +16,17 @@ pub fn state(container: &Container) -> &'static str {
         Phase::Starting | Phase::Exited if container.status.started_ns == 0 => "created",
         Phase::Starting | Phase::Exited => "exited",
     }
+}
+
+/// What needs a process that runs can't have it between two runs of a policy; a client that waits will.
+pub fn refuse_between_runs(container: &Container) -> Result<(), ApiError> {
+    if state(container) != "restarting" {
+        return Ok(());
+    }
+    Err(ApiError::conflict(format!(
+        "Container {} is restarting, wait until the container is running",
+        container.id
+    )))
 }
 
 /// The STATUS column of `ps`.

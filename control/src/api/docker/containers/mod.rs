@@ -25,6 +25,7 @@ pub use attach::{attach, resize};
 pub use create::create;
 #[cfg(feature = "fuzzing")]
 pub use create::understand;
+pub use describe::refuse_between_runs;
 pub use inspect::inspect;
 pub use lifecycle::{kill, remove, rename, restart, start, stop};
 pub use list::list;

@@ -40,6 +40,7 @@ const COMMAND: Column = ("COMMAND", |p| p.command.clone());
 pub async fn top(call: &Call, name: &str) -> Answer {
     let columns = columns(call.query.get("ps_args").unwrap_or("-ef"))?;
     let container = call.container(name)?;
+    super::describe::refuse_between_runs(&container)?;
     if !container.is_up() {
         return Err(ApiError::conflict(format!(
             "container {} is not running",
