@@ -121,7 +121,9 @@ impl<W: Device> Client<W> {
                     address: IpAddr::V4(config.address.address()),
                     prefix_len: config.address.prefix_len(),
                 },
-                gateway: config.router.map(IpAddr::V4),
+                // smoltcp panics when it looks for another's Ethernet address (0.14, `neighbor::Cache::lookup`), and the kernel has
+                // no route over it.
+                gateway: config.router.filter(is_one_machine).map(IpAddr::V4),
                 dns: config.dns_servers.iter().copied().map(IpAddr::V4).collect(),
             }),
         };
@@ -168,6 +170,10 @@ impl AsFd for Client {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.wire.as_fd()
     }
+}
+
+fn is_one_machine(address: &Ipv4Addr) -> bool {
+    !(address.is_unspecified() || address.is_broadcast() || address.is_multicast())
 }
 
 fn v4(cidr: Cidr) -> Option<(Ipv4Addr, u8)> {

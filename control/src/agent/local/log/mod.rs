@@ -195,9 +195,7 @@ impl Writer {
             writer.file.set_len(end)?;
             writer.length = end;
         }
-        if let Some(at) = Record::before(&writer.file, end)?
-            && let Some(last) = Record::read(&writer.file, at, end)?
-        {
+        if let Some((_, last)) = Record::before(&writer.file, end)? {
             writer.next_offset = last.next_offset();
         }
         Ok(writer)

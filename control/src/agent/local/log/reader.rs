@@ -175,17 +175,17 @@ impl Cursor {
         let mut files = vec![(&self.file, false)];
         files.extend(self.older.as_ref().map(|older| (older, true)));
         'files: for (file, is_older) in files {
-            let length = Record::end(file, file.metadata()?.len())?;
-            let mut at = length;
-            while let Some(before) = Record::before(file, at)? {
-                let Some(record) = Record::read(file, before, length)? else {
-                    break;
-                };
+            let mut at = Record::end(file, file.metadata()?.len())?;
+            while let Some((before, record)) = Record::before(file, at)? {
                 at = before;
                 start = Some((is_older, at));
                 if self.wanted(record.kind) && back.enough(&record) {
                     break 'files;
                 }
+            }
+            if at > MAGIC.len() as u64 {
+                // Nobody reads on over what is no record.
+                break;
             }
         }
         let Some((in_older, at)) = start else {

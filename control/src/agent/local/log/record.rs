@@ -100,9 +100,7 @@ impl Record {
 
     /// Where the records of a file end that is `length` bytes long: before what was cut short, if anything was.
     pub fn end(file: &File, length: u64) -> io::Result<u64> {
-        if let Some(at) = Self::before(file, length)?
-            && Self::read(file, at, length)?.is_some()
-        {
+        if Self::before(file, length)?.is_some() {
             return Ok(length);
         }
         let mut at = MAGIC.len() as u64;
@@ -112,8 +110,8 @@ impl Record {
         Ok(at)
     }
 
-    /// Where the record that ends at `end` begins; None at the file's head, or where what ends there is no record.
-    pub fn before(file: &File, end: u64) -> io::Result<Option<u64>> {
+    /// The record that ends at `end`, and where it begins; None at the file's head, or where what ends there is no record.
+    pub fn before(file: &File, end: u64) -> io::Result<Option<(u64, Self)>> {
         let first = MAGIC.len() as u64;
         if end < first + (HEAD + TAIL) as u64 {
             return Ok(None);
@@ -121,9 +119,13 @@ impl Record {
         let mut tail = [0; TAIL];
         file.read_exact_at(&mut tail, end - TAIL as u64)?;
         let total = u64::from(u32::from_le_bytes(tail));
-        Ok(end
-            .checked_sub(total)
-            .filter(|at| *at >= first && total >= (HEAD + TAIL) as u64))
+        let Some(at) = end.checked_sub(total).filter(|at| *at >= first) else {
+            return Ok(None);
+        };
+        let record = Self::read(file, at, end)?;
+        Ok(record
+            .filter(|record| record.size() == total)
+            .map(|record| (at, record)))
     }
 }
 
