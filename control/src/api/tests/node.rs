@@ -14,6 +14,7 @@ use rcgen::{
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::client::TlsStream;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -196,12 +197,26 @@ impl Server {
         Ok(Client(sender))
     }
 
-    /// A connection without TLS.
     /// Where the containers' own directories are.
     pub fn containers(&self) -> std::path::PathBuf {
         paths(self.dir.path()).containers
     }
 
+    /// Every byte that a client gets until it is hung up on.
+    pub async fn told(&self, identity: Option<Chain>) -> Vec<u8> {
+        let mut told = Vec::new();
+        // TLS 1.3 tells a client of its refusal with the first thing it reads.
+        if let Ok(mut stream) = self.stream(identity).await {
+            let asked = stream.write_all(b"GET /_ping HTTP/1.1\r\nhost: node\r\n\r\n");
+            if asked.await.is_ok() {
+                // An error is a refusal as well; what came before it would be there.
+                let _ = stream.read_to_end(&mut told).await;
+            }
+        }
+        told
+    }
+
+    /// A connection without TLS.
     pub async fn tcp(&self) -> io::Result<TcpStream> {
         TcpStream::connect(self.address).await
     }
