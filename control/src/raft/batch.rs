@@ -161,7 +161,7 @@ impl Leader {
         let committed = self
             .ask(
                 || self.commit_here(batch.clone()),
-                Request::Propose(batch.clone()),
+                || Request::Propose(batch.clone()),
                 |reply| match reply {
                     Reply::Proposed(answer) => Some(answer),
                     _ => None,
@@ -177,7 +177,7 @@ impl Leader {
         let index = self
             .ask(
                 || self.committed_here(),
-                Request::Committed,
+                || Request::Committed,
                 |reply| match reply {
                     Reply::Committed(answer) => Some(answer),
                     _ => None,
@@ -215,7 +215,7 @@ impl Leader {
     async fn ask<T, F: Future<Output = Result<T, NotNow>>>(
         &self,
         here: impl Fn() -> F,
-        there: Request,
+        there: impl Fn() -> Request,
         take: impl Fn(Reply) -> Option<Result<T, NotNow>>,
     ) -> Result<T, ReplicaError> {
         let deadline = Instant::now() + LEADER_PATIENCE;
@@ -234,7 +234,7 @@ impl Leader {
             let attempt = async {
                 match peer {
                     _ if leads == Some(self.node.0) => here().await,
-                    Some(peer) => ask_peer(&peer, &there, &take).await,
+                    Some(peer) => ask_peer(&peer, &there(), &take).await,
                     None => Err(NotNow(
                         "no node leads: most of the voters are out of reach".into(),
                     )),
