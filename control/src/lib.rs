@@ -12,13 +12,22 @@
 pub mod agent;
 pub mod api;
 mod clock;
+pub mod cluster;
 pub mod config;
 pub mod controller;
 mod entropy;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+pub mod image_peers;
+pub mod lease;
 pub mod network;
 pub mod node;
+pub mod peers;
+pub mod placement;
 pub mod raft;
 mod reserve;
+pub mod scheduler;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 pub mod state;
+pub mod trust;

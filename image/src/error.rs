@@ -122,6 +122,22 @@ pub enum Error {
     /// The data disk is full.
     #[error("no space left on the data disk: remove images or containers and try again")]
     NoSpace,
+    /// The store that was asked for a part of an image doesn't have it, can't be reached, or has stopped in the middle.
+    #[error("{what} could not be had from there: {reason}")]
+    SourceFailed {
+        /// Which part of which image.
+        what: String,
+        /// In the words of whoever failed.
+        reason: String,
+    },
+    /// The store that was asked for a part of an image has sent something else.
+    #[error("{what} is not what it must be: {reason}; nothing of it was kept")]
+    SourceLied {
+        /// Which part of which image.
+        what: String,
+        /// What was expected and what came.
+        reason: String,
+    },
     /// No such image in this store.
     #[error("no such image: {id}")]
     NoSuchImage {

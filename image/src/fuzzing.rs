@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{Read, Seek, Write};
 
 use crate::config::ImageConfig;
+use crate::exchange::{description, packed};
 use crate::registry::auth::Challenge;
 use crate::registry::{Document, parse_manifest, select_platform};
 use crate::store::Layout;
@@ -32,6 +33,12 @@ pub fn tar(bytes: &[u8]) {
         let stored: u64 = entry.segments.iter().map(|segment| segment.length).sum();
         assert!(content.len() as u64 <= stored);
     }
+}
+
+/// What another store says of an image, and pieces of its root file system.
+pub fn exchange(bytes: &[u8]) {
+    description::fuzz(bytes);
+    packed::fuzz(bytes);
 }
 
 /// The records of a pax header.

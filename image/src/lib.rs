@@ -32,10 +32,12 @@ mod credentials;
 mod digest;
 mod erofs;
 mod error;
+mod exchange;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod go_json;
 mod image;
+mod pieces;
 mod progress;
 mod reference;
 mod registry;
@@ -48,7 +50,10 @@ pub use config::{History, ImageConfig, RootFs, RunConfig};
 pub use credentials::Credentials;
 pub use digest::{Digest, ImageId};
 pub use error::Error;
+pub use exchange::{
+    CHUNK_BYTES, CONTENTS_BYTES, Chunks, Contents, Part, Source, SourceError, description::describe,
+};
 pub use image::{Image, Loaded, Pulled, Removed};
 pub use progress::{LayerState, Progress};
 pub use reference::ImageRef;
-pub use store::{Store, StoreOptions};
+pub use store::{Import, Store, StoreOptions};

@@ -15,6 +15,7 @@ use crate::{
     Digest, Error, ImageId,
     compression::{Plain, decompress},
     erofs::{self, ContentWriter, WriteError},
+    pieces::Pieces,
     tar::{EntryKind, Reader, TarEntry, TarError},
     tree::{Attributes, Change, Kind, Tree},
 };
@@ -139,15 +140,15 @@ impl Unpacker {
             .map_err(|problem| Error::malformed(place(), problem.0))
     }
 
-    /// Completes the file and has it on the disk. Returns docker's size of the image.
-    pub(crate) fn finish(mut self, id: &ImageId) -> Result<u64, Error> {
+    /// Completes the file and has it on the disk. Returns its pieces, and docker's size of the image.
+    pub(crate) fn finish(mut self, id: &ImageId) -> Result<(Pieces, u64), Error> {
         let freed = self.tree.take_freed();
         let write = |err| write_error("root file system", err);
         self.contents.free(freed).map_err(write)?;
-        let (file, _) = erofs::finish(self.contents, &self.tree, uuid(id)).map_err(write)?;
+        let (file, pieces) = erofs::finish(self.contents, &self.tree, uuid(id)).map_err(write)?;
         file.sync_all()
             .map_err(Error::io("syncing a root file system"))?;
-        Ok(self.size_bytes)
+        Ok((pieces, self.size_bytes))
     }
 }
 

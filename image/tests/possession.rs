@@ -6,48 +6,18 @@ mod support;
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use hearth_image::{Credentials, Error, ImageId, ImageRef, Loaded, Pulled, StoreOptions};
+use hearth_image::{Credentials, Error, ImageId, ImageRef, Loaded};
 use hearth_tests::{
-    archive::{Encoding, Image, OCI_MANIFEST, Stored, digest},
+    archive::{Encoding, OCI_MANIFEST, Stored, digest},
     layer::Layer,
 };
 use serde_json::json;
 use support::{
     Place,
-    fake::{Answer, Fake, honest},
-    image, noise,
+    fake::{Answer, Fake},
+    image,
+    victim::{place, pull, secret, serving},
 };
-
-/// The victim's image, two layers.
-fn secret() -> Image {
-    image(vec![
-        Layer::new().file("base", 0o644, &noise(50_000)),
-        Layer::new().file("secret", 0o600, b"the victim's"),
-    ])
-}
-
-fn serving(stored: Stored) -> Fake {
-    Fake::start(move |request| honest(&stored, request))
-}
-
-async fn place(fakes: &[&Fake]) -> Place {
-    let insecure_registries = fakes.iter().map(|fake| fake.address.clone()).collect();
-    Place::with(StoreOptions {
-        insecure_registries,
-        ..StoreOptions::default()
-    })
-    .await
-}
-
-async fn pull(place: &Place, fake: &Fake, shown: &[ImageId]) -> Result<Pulled, Error> {
-    let reference: ImageRef = format!("{}/app:1", fake.address).parse().unwrap();
-    let shown: BTreeSet<ImageId> = shown.iter().copied().collect();
-    let auth = Credentials::Anonymous;
-    place
-        .store
-        .pull(&reference, &auth, &shown, &mut |_| {})
-        .await
-}
 
 /// Loads for somebody who has shown that it can read this image.
 async fn load(place: &Place, archive: &[u8], shown: ImageId) -> Result<Vec<Loaded>, Error> {

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use xtask::identity::Identity;
+use tempfile::TempDir;
+use xtask::identity::{Identity, Pair};
 
 use crate::docker::Docker;
 
@@ -64,6 +65,19 @@ impl Api {
         Docker::new(&crate::target::cli(), self.docker_arguments())
     }
 
+    /// The docker of another tenant than the owner, and the folder with its certificate.
+    #[track_caller]
+    pub fn tenant(&self, organisation: &str) -> (Docker, TempDir) {
+        let folder = tempfile::tempdir().expect("the temporary folder is writable");
+        let authority = self.identity.authority();
+        let pair = authority
+            .client(organisation, "somebody")
+            .expect("a certificate can be made");
+        client_folder(folder.path(), authority.certificate(), &pair);
+        let docker = Docker::new(&crate::target::cli(), self.arguments_with(folder.path()));
+        (docker, folder)
+    }
+
     /// Waits until the owner's docker gets an answer. `ended` says that nothing will come any more; `said` is what a failure shows.
     #[track_caller]
     pub fn wait(&self, ended: impl Fn() -> Option<String>, said: impl Fn() -> String) {
@@ -93,5 +107,17 @@ impl Api {
             );
             std::thread::sleep(ASK);
         }
+    }
+}
+
+/// A folder as docker wants it: `ca.pem`, `cert.pem`, `key.pem`.
+#[track_caller]
+pub fn client_folder(folder: &Path, ca: &str, pair: &Pair) {
+    for (name, text) in [
+        ("ca.pem", ca),
+        ("cert.pem", &pair.certificate),
+        ("key.pem", &pair.key),
+    ] {
+        std::fs::write(folder.join(name), text).expect("the temporary folder is writable");
     }
 }

@@ -2,13 +2,15 @@
 //!
 //! This crate is the framework; the cases are the files of `tests/`, named for what they show. A case asks for
 //! [`target::shared`], which boots one node per test binary, or, if it needs no virtual machine, for [`target::plain`], where
-//! nothing is booted; and drives it with [`docker::Docker`]. Nothing else of what we ship is replaced or imitated: what isn't
+//! nothing is booted, or, if it needs several nodes, for [`cluster::exclusive`]; and drives it with [`docker::Docker`]. Nothing else of what we ship is replaced or imitated: what isn't
 //! ours (docker's CLI, a registry, the images' programs) is the distribution's.
 //!
 //! Waiting is by what is seen, never by time: each wait has a deadline, so generous that passing it means "hung".
 
 pub mod api;
 pub mod archive;
+pub mod capture;
+pub mod cluster;
 pub mod console;
 pub mod debian;
 pub mod docker;

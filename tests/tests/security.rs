@@ -2,9 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
 
-use hearth_tests::api::Api;
+use hearth_tests::api::{self, Api};
 use hearth_tests::archive::{self, OCI_MANIFEST, Stored};
 use hearth_tests::docker::Docker;
 use hearth_tests::images;
@@ -14,7 +13,6 @@ use hearth_tests::process::HUNG;
 use hearth_tests::target::{self, Target};
 use hearth_tests::wire::{self, post_json, request};
 use serde_json::json;
-use tempfile::TempDir;
 use xtask::identity::Identity;
 
 const BUSYBOX: &str = "hearth-test/busybox:latest";
@@ -28,32 +26,9 @@ fn still_answers(target: &Target) {
     target.docker().run(&["version"]).exits(0);
 }
 
-/// A folder as docker wants it: `ca.pem`, `cert.pem`, `key.pem`.
-fn client_folder(folder: &Path, ca: &str, pair: &xtask::identity::Pair) {
-    for (name, text) in [
-        ("ca.pem", ca),
-        ("cert.pem", &pair.certificate),
-        ("key.pem", &pair.key),
-    ] {
-        std::fs::write(folder.join(name), text).expect("the temporary folder is writable");
-    }
-}
-
 /// With its API, for cases about its identity: a dockerd without TLS has none.
 fn identified(target: &'static Target) -> Option<(&'static Target, &'static Api)> {
     target.api().map(|api| (target, api))
-}
-
-/// The docker of another tenant than the owner, and the folder with its certificate.
-fn tenant(api: &Api, organisation: &str) -> (Docker, TempDir) {
-    let folder = tempfile::tempdir().expect("the temporary folder is writable");
-    let authority = api.identity().authority();
-    let pair = authority
-        .client(organisation, "somebody")
-        .expect("a certificate can be made");
-    client_folder(folder.path(), authority.certificate(), &pair);
-    let docker = Docker::new(&target::cli(), api.arguments_with(folder.path()));
-    (docker, folder)
 }
 
 #[test]
@@ -96,7 +71,7 @@ fn a_certificate_of_another_ca_is_worth_nothing() {
         .expect("a certificate can be made");
     let mixed = tempfile::tempdir().expect("the temporary folder is writable");
     // It trusts the node; the node doesn't trust it, though it calls itself owner.
-    client_folder(
+    api::client_folder(
         mixed.path(),
         api.identity().authority().certificate(),
         &pair,
@@ -118,7 +93,7 @@ fn what_a_node_shows_its_clients_commands_nothing() {
     };
     let identity = api.identity();
     let folder = tempfile::tempdir().expect("the temporary folder is writable");
-    client_folder(
+    api::client_folder(
         folder.path(),
         identity.authority().certificate(),
         identity.server(),
@@ -200,7 +175,7 @@ fn tenants_do_not_see_each_other() {
         "sleep",
         "100000",
     ]);
-    let (guests, _folder) = tenant(api, "guests");
+    let (guests, _folder) = api.tenant("guests");
     assert_eq!(guests.ok(&["ps", "-aq"]), "");
     let id = container
         .field("/Id")
@@ -264,7 +239,7 @@ fn nobody_gets_an_image_by_its_name_alone() {
     };
     let secret = images::busybox().with_layer(Layer::new().file("secret", 0o644, b"the victim's"));
     let victims = target.loaded("hearth-test/secret:1", || secret.clone());
-    let (thieves, _folder) = tenant(api, "thieves");
+    let (thieves, _folder) = api.tenant("thieves");
 
     // By its id, and by its name.
     let id = secret.id();
@@ -557,7 +532,7 @@ fn hyper_threads_of_a_core_are_shared_within_a_tenant_only() {
     });
     // Of ten guests, one or less is lost this way instead of two or three, see below. Cookies are the same on each processor.
     assert_eq!(node.side().ask("processor 1"), "set");
-    let (guests, _folder) = tenant(node.api(), "guests");
+    let (guests, _folder) = node.api().tenant("guests");
     let owners = node.docker();
     let archive = images::busybox().docker_archive(BUSYBOX);
     // Where QEMU's processors take turns, a guest with two virtual CPUs doesn't come up, and of those with one some don't, whether the

@@ -51,6 +51,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             gid: 10_000,
             root: keep(File::open(&root)?.into())?,
         },
+        lease: None,
     };
     let network = Network {
         tun: -1,

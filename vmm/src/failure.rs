@@ -1,4 +1,5 @@
-//! How the monitor fails: one line on stderr that says what, and what to do, and a status that is not zero.
+//! How the monitor fails: one line on stderr that says what, and what to do, and a status that is not zero. The end of a lease is
+//! another matter, with a status of its own: `hearth_vmm_api::lease`.
 
 use std::io::{self, Write};
 

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 
+use hearth_vmm_api::lease::{Page, PageError};
 use hearth_vmm_api::{CONFIG_FD, Config};
 use kvm_ioctls::Kvm;
 
@@ -35,6 +36,9 @@ pub enum Error {
     /// One that makes no sense.
     #[error("configuration: {0}")]
     Invalid(String),
+    /// A lease that it could not keep to.
+    #[error(transparent)]
+    Lease(#[from] PageError),
     /// /dev/kvm.
     #[error(
         "/dev/kvm can't be opened: {0}; virtualisation must be enabled in the firmware, and the kernel must have KVM for this CPU"
@@ -63,6 +67,8 @@ pub struct Inheritance {
     pub console: Option<File>,
     /// `config.jail.root`.
     pub root: OwnedFd,
+    /// `config.lease`.
+    pub lease: Option<Page>,
     /// /dev/kvm, the one thing that is opened by name.
     pub kvm: Kvm,
 }
@@ -116,6 +122,7 @@ pub fn take() -> Result<Inheritance, Error> {
         vsock: own(config.vsock).into(),
         console: config.console.map(|fd| own(fd).into()),
         root: own(config.jail.root),
+        lease: config.lease.map(|fd| Page::map(own(fd))).transpose()?,
         kvm: Kvm::new().map_err(Error::Kvm)?,
         config,
     })
@@ -168,6 +175,7 @@ fn descriptors(config: &Config) -> Vec<RawFd> {
     all.extend(config.disks.iter().map(|disk| disk.file));
     all.extend(config.network.as_ref().map(|network| network.tun));
     all.extend(config.console);
+    all.extend(config.lease);
     all
 }
 

@@ -4,7 +4,7 @@
 //!
 //! 1. [`inherit`] takes over what the controller has left open;
 //! 2. [`machine`] makes memory and devices, [`kvm`] the virtual machine and its CPUs, and [`boot`] fills memory;
-//! 3. [`jail`] gives up everything that is not needed from here on;
+//! 3. from here on the process ends with its node's lease (`hearth_vmm_api::lease`), whatever else it is doing, and [`jail`] gives up everything that is not needed from here on;
 //! 4. the virtual CPUs' threads run the guest ([`vcpu`]), one thread the disks, and the main thread all other devices and the
 //!    command socket ([`api`]).
 //!

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
+use hearth_vmm_api::lease;
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VcpuFd, VmFd};
 use virtio_bindings::virtio_mmio::VIRTIO_MMIO_QUEUE_NOTIFY;
 use vmm_sys_util::epoll::{Epoll, EventSet};
@@ -150,6 +151,9 @@ impl Machine {
             file_size: largest_disk.unwrap_or(0).max(LOG_ROOM),
             threads: 1 + threads as u64 + KVM_THREADS,
         };
+        if let Some(page) = given.lease {
+            lease::keep(page).map_err(Failure::system("keeping to the node's lease"))?;
+        }
         jail::confine(&config.jail, &given.root, &limits)?;
         Ok(Self {
             name: given.config.name,

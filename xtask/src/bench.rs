@@ -3,10 +3,13 @@
 //! Time is the instruction clock's: QEMU runs the node on one processor whose clock advances one nanosecond per instruction. It
 //! doesn't charge for exits of the microVM, so they are counted beside it. The client runs inside the node (`tests/side`), for
 //! that clock runs away while a machine waits for the world outside.
+//!
+//! What a cluster of thousands of nodes costs is measured on the machine itself, in its processor's time (`control/examples/scale.rs`).
 
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::identity::{self, Identity};
 use crate::qemu::{Accelerator, Machine};
-use crate::{busybox, image, paths, prerequisites, side};
+use crate::{busybox, image, paths, prerequisites, process, side};
 
 /// Where the table goes, in the checkout.
 const TABLE: &str = "docs/BENCHMARKS.md";
@@ -101,6 +104,82 @@ const ROWS: [Row; 8] = [
     },
 ];
 
+/// A number of a large cluster, what it is, what is aimed at, and what others have published.
+struct ScaleRow {
+    key: &'static str,
+    what: &'static str,
+    unit: &'static str,
+    goal: &'static str,
+    others: &'static str,
+}
+
+const SCALE: [ScaleRow; 9] = [
+    ScaleRow {
+        key: "placements_per_s",
+        what: "placements, one after the other",
+        unit: "/s",
+        goal: "≥ 10,000/s",
+        others: "Nomad: 3,750/s with their starts, 1,000,000 containers on 5,000 hosts in 5 min; Borg: above 10,000/min; Swarm: \
+                 95,000 tasks on 2,384 nodes, no rate told",
+    },
+    ScaleRow {
+        key: "pass_ms",
+        what: "a pass over 10,000 pods that wait, half of which fit nowhere",
+        unit: "ms",
+        goal: "< 500 ms",
+        others: "Borg: < 500 ms, some 10,000 machines",
+    },
+    ScaleRow {
+        key: "view_anew_ms",
+        what: "the scheduler's view made anew from the state",
+        unit: "ms",
+        goal: "",
+        others: "",
+    },
+    ScaleRow {
+        key: "commands_per_s",
+        what: "commands applied to the state, most of them creations",
+        unit: "/s",
+        goal: "≥ 100,000/s",
+        others: "",
+    },
+    ScaleRow {
+        key: "containers_of_a_tenant_ms",
+        what: "the 100 containers of a tenant found and sorted, as for `ps`",
+        unit: "ms",
+        goal: "≤ 5 ms",
+        others: "",
+    },
+    ScaleRow {
+        key: "snapshot_pause_ms",
+        what: "for how long a snapshot stops commands",
+        unit: "ms",
+        goal: "≤ 10 ms",
+        others: "",
+    },
+    ScaleRow {
+        key: "memory_mib",
+        what: "memory of the state and the scheduler, with the commands that made them",
+        unit: "MiB",
+        goal: "≤ 1024 MiB",
+        others: "",
+    },
+    ScaleRow {
+        key: "commits_per_fsync",
+        what: "small commits of one proposer, one after the other, for each `fdatasync` that the disk does in that time",
+        unit: "",
+        goal: "≥ 0.8",
+        others: "",
+    },
+    ScaleRow {
+        key: "commands_per_fsync",
+        what: "small commands of many proposers, likewise",
+        unit: "",
+        goal: "",
+        others: "",
+    },
+];
+
 /// Measures `efi`, or what it builds, and prints one JSON object, or the table, which it also writes unless told which file to measure.
 pub fn run(efi: Option<&Path>, as_json: bool) -> Result<()> {
     let prerequisites = prerequisites::ensure()?;
@@ -112,6 +191,9 @@ pub fn run(efi: Option<&Path>, as_json: bool) -> Result<()> {
     let dir = paths::build().join("bench");
     fs::create_dir_all(&dir)?;
 
+    let scale = scale()?;
+    // By the parts that the image was put together from, so only where it has just been built here.
+    let idle = if built { idle()? } else { Value::Null };
     let console = measure(&efi, &dir, &prerequisites.busybox)?;
     let line = console
         .lines()
@@ -137,6 +219,8 @@ pub fn run(efi: Option<&Path>, as_json: bool) -> Result<()> {
         "idle_node_mib": mib(&side["idle_node_kib"]),
         "run_shares_ms": side["run_shares_ms"],
         "runs_ms": side["runs_ms"],
+        "scale": scale,
+        "idle": idle,
     });
     let table = table(&result);
     if built {
@@ -148,6 +232,29 @@ pub fn run(efi: Option<&Path>, as_json: bool) -> Result<()> {
         print!("{table}");
     }
     Ok(())
+}
+
+/// What a large cluster costs.
+fn scale() -> Result<Value> {
+    let mut example = Command::new("cargo");
+    example
+        .args(["run", "--release", "--quiet", "-p", "hearth-control"])
+        .args(["--example", "scale"])
+        .current_dir(paths::project());
+    let printed = process::capture(&mut example)?;
+    serde_json::from_str(&printed).with_context(|| format!("reading {printed:?}"))
+}
+
+/// What `control` does on an idle node, alone and in a cluster (`tests/src/bin/idle-cost.rs`).
+fn idle() -> Result<Value> {
+    let mut build = Command::new("cargo");
+    build
+        .args(["build", "--quiet", "-p", "hearth-tests", "--bins"])
+        .current_dir(paths::project());
+    process::capture(&mut build)?;
+    let mut program = Command::new(paths::project().join("target/debug/idle-cost"));
+    let printed = process::capture(program.current_dir(paths::project()))?;
+    serde_json::from_str(&printed).with_context(|| format!("reading {printed:?}"))
 }
 
 /// Boots a node on the instruction clock and returns its console once the side process has said something.
@@ -223,6 +330,40 @@ fn table(result: &Value) -> String {
             let _ = writeln!(text, "| {part} | {ms:.1} |");
         }
     }
+    if result["scale"].is_object() {
+        text += "\nA cluster of 10,000 nodes and 100,000 pods, in the time of one processor of the machine that measured, without disks \
+                 and networks:\n\n| what | measured | goal | published of others |\n|---|---|---|---|\n";
+        for row in SCALE {
+            let measured = result["scale"][row.key].as_f64();
+            let measured = measured.map_or("not measured".to_owned(), |value| match row.unit {
+                "/s" => format!("{value:.0}/s"),
+                unit => format!("{value:.3} {unit}").trim_end().to_owned(),
+            });
+            let (what, goal, others) = (row.what, row.goal, row.others);
+            let _ = writeln!(text, "| {what} | {measured} | {goal} | {others} |");
+        }
+    }
+    text += &idle_table(&result["idle"]);
+    text
+}
+
+/// A cluster's price where nothing happens.
+fn idle_table(idle: &Value) -> String {
+    let Some(members) = idle["members"].as_array() else {
+        return String::new();
+    };
+    let mut text = "\nWhat wakes `control` where nothing is asked of it, and the processor time that it takes, on the machine that measured. Of a \
+                    cluster's members the leader is the first; the goal is twice what a node takes that is alone.\n\n\
+                    | node | wakes | processor |\n|---|---|---|\n"
+        .to_owned();
+    let alone = ("alone".to_owned(), &idle["alone"]);
+    let members = members.iter().enumerate();
+    let members = members.map(|(at, member)| (format!("{} of three", at + 1), member));
+    for (node, measured) in std::iter::once(alone).chain(members) {
+        let of = |key: &str| measured[key].as_f64().unwrap_or(f64::NAN);
+        let (wakes, cpu) = (of("wakes_per_s"), of("cpu_us_per_s"));
+        let _ = writeln!(text, "| {node} | {wakes:.1}/s | {cpu:.0} µs/s |");
+    }
     text
 }
 
@@ -233,5 +374,13 @@ mod tests {
     #[test]
     fn what_was_not_measured_is_not_a_number() {
         assert!(table(&json!({"efi_mib": 12.0})).contains("| not measured |"));
+        let scale = table(&json!({"scale": {"pass_ms": 12.3456, "placements_per_s": 20000.0}}));
+        assert!(scale.contains("| 12.346 ms | < 500 ms |"), "{scale}");
+        assert!(scale.contains("| 20000/s | ≥ 10,000/s |"), "{scale}");
+        assert!(scale.contains("| not measured | ≥ 100,000/s |"), "{scale}");
+        assert!(!scale.contains("alone"), "{scale}");
+        let node = json!({"wakes_per_s": 5.25, "cpu_us_per_s": 300.4});
+        let idle = table(&json!({"idle": {"alone": &node, "members": [&node]}}));
+        assert!(idle.contains("| 1 of three | 5.2/s | 300 µs/s |"), "{idle}");
     }
 }

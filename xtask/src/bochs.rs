@@ -19,8 +19,10 @@ pub const ISOLINUX: [&str; 2] = [
     "/usr/lib/ISOLINUX/isolinux.bin",
     "/usr/lib/syslinux/modules/bios/ldlinux.c32",
 ];
-const BIOS: &str = "/usr/share/bochs/BIOS-bochs-latest";
-const VGA_BIOS: &str = "/usr/share/vgabios/vgabios.bin";
+/// What starts the machine.
+pub const BIOS: &str = "/usr/share/bochs/BIOS-bochs-latest";
+/// And its screen, which nobody sees.
+pub const VGA_BIOS: &str = "/usr/share/vgabios/vgabios.bin";
 /// MiB: a node and a few containers.
 const MEMORY_MIB: u64 = 1024;
 /// Bytes of a cylinder of the geometry that Bochs takes for a disk (16 heads of 63 sectors): a disk has whole ones.

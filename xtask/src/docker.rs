@@ -56,12 +56,19 @@ pub fn command() -> Command {
 
 /// How long a node that is up may take to tell its version. While it boots, connections to its forwarded port neither
 /// succeed nor fail.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Version of the node's engine, if it answers.
-pub fn server_version() -> Result<String> {
+/// Version of the engine whose API is on a port of loopback, if it answers.
+pub fn server_version(port: u16, owner_dir: &Path) -> Result<String> {
+    let file = |option: &str, name: &str| format!("--{option}={}", owner_dir.join(name).display());
     let version = process::capture_within(
-        command().args(["version", "--format", "{{.Server.Version}}"]),
+        plain()
+            .arg(format!("--host=tcp://127.0.0.1:{port}"))
+            .arg("--tlsverify")
+            .arg(file("tlscacert", "ca.pem"))
+            .arg(file("tlscert", "cert.pem"))
+            .arg(file("tlskey", "key.pem"))
+            .args(["version", "--format", "{{.Server.Version}}"]),
         ANSWER_TIMEOUT,
     )?;
     Ok(version.trim().to_owned())

@@ -29,5 +29,6 @@ pub mod prerequisites;
 pub mod process;
 pub mod qemu;
 pub mod side;
+pub mod simulate;
 pub mod templates;
 pub mod trial;

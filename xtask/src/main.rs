@@ -7,7 +7,10 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use xtask::trial::{self, Options};
-use xtask::{bench, checks, fuzz, image, prerequisites};
+use xtask::{bench, checks, fuzz, image, prerequisites, simulate};
+
+/// DHCP in QEMU's user-mode network gives out 16 addresses.
+const MOST_NODES: i64 = 16;
 
 /// Everything a developer or a first-time user types.
 #[derive(Parser)]
@@ -19,7 +22,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// One node in QEMU, a first container in a microVM, and a docker context to go on with
+    /// Nodes in QEMU, a first container in a microVM, and a docker context to go on with
     Try(Try),
     /// Build hearth.efi, and print its path last
     Image,
@@ -27,8 +30,18 @@ enum Command {
     Test(Test),
     /// Feed strangers' bytes to everything that reads them, guided by coverage
     Fuzz(Fuzz),
+    /// Simulate clusters that have bad luck, drawn from seeds
+    Simulate(Simulate),
     /// Measure on the instruction clock, and write docs/BENCHMARKS.md
     Bench(Bench),
+    /// Connect the nodes of a trial
+    #[command(hide = true)]
+    Switch {
+        /// Where its files are
+        dir: PathBuf,
+        /// Both ends of each cable
+        ports: Vec<u16>,
+    },
     /// Forward published ports to a node that runs detached
     #[command(hide = true)]
     ForwardPorts,
@@ -36,22 +49,25 @@ enum Command {
 
 #[derive(Args)]
 struct Try {
-    /// Leave the node running
+    /// How many nodes, on one network
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=MOST_NODES))]
+    nodes: u8,
+    /// Leave the nodes running
     #[arg(long)]
     detach: bool,
-    /// Shut down a node that runs
+    /// Shut down the nodes that run
     #[arg(long, conflicts_with = "detach")]
     stop: bool,
-    /// Processors of the node [default: with KVM those of this machine, at most 4; emulated 1]
+    /// Processors of each [default: with KVM those of this machine, at most 4; emulated 1]
     #[arg(long)]
     cpus: Option<usize>,
-    /// Memory of the node, such as 2G or 1536M
-    #[arg(long, value_parser = mebibytes, default_value = "2G")]
-    memory: u64,
-    /// Size of the node's data disk when it is made; it takes space only as it fills
+    /// Memory of each, such as 2G or 1536M [default: 2G, of several 1G]
+    #[arg(long, value_parser = mebibytes)]
+    memory: Option<u64>,
+    /// Size of each one's data disk when it is made; it takes space only as it fills
     #[arg(long, value_parser = mebibytes, default_value = "32G")]
     disk: u64,
-    /// Show everything that the node's kernel says
+    /// Show everything that the first node's kernel says
     #[arg(long)]
     kernel_log: bool,
 }
@@ -69,6 +85,19 @@ struct Fuzz {
     /// How long each target runs
     #[arg(long, default_value_t = 5)]
     minutes: u64,
+}
+
+#[derive(Args)]
+struct Simulate {
+    /// How many seeds
+    #[arg(long, default_value_t = 1)]
+    seeds: u64,
+    /// The first of them
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Print everything that happens
+    #[arg(long)]
+    tell: bool,
 }
 
 #[derive(Args)]
@@ -96,6 +125,7 @@ fn run(command: Command) -> Result<()> {
         Command::Try(options) if options.stop => trial::stop(),
         Command::Try(options) => trial::run(&Options {
             detach: options.detach,
+            nodes: options.nodes,
             cpus: options.cpus,
             memory_mib: options.memory,
             disk_mib: options.disk,
@@ -111,7 +141,9 @@ fn run(command: Command) -> Result<()> {
             options.target.as_deref(),
             Duration::from_secs(60 * options.minutes),
         ),
+        Command::Simulate(options) => simulate::run(options.seeds, options.seed, options.tell),
         Command::Bench(options) => bench::run(options.image.as_deref(), options.json),
+        Command::Switch { dir, ports } => trial::serve(&dir, &ports),
         Command::ForwardPorts => trial::forward_ports(),
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::qemu::{Forward, Protocol, Running};
+use crate::qemu::{Forward, Gateway, Protocol, Running};
 use crate::{docker, process};
 
 /// How often the list is read even if no event tells of a change: a connection that dropped its events must not leave a
@@ -19,8 +19,8 @@ const REFRESH_INTERVAL: Duration = Duration::from_secs(15);
 /// How long after the events' connection ended it is opened again.
 const RECONNECT_DELAY: Duration = Duration::from_secs(2);
 
-/// Follows the node's containers until `stopped` is closed or the node is gone.
-pub fn follow(node: &Running, stopped: &Receiver<()>) -> Result<()> {
+/// Follows the containers that the node knows until `stopped` is closed or the node is gone.
+pub fn follow(node: &Running, gateway: &Gateway, stopped: &Receiver<()>) -> Result<()> {
     let mut ports = Ports::default();
     let (changed, changes) = mpsc::channel();
     let mut events = None;
@@ -36,7 +36,7 @@ pub fn follow(node: &Running, stopped: &Receiver<()>) -> Result<()> {
             if !node.is_running() {
                 break;
             }
-            ports.bring_about(node, &wanted);
+            ports.bring_about(gateway, &wanted);
         }
         let wait = if events.is_some() {
             REFRESH_INTERVAL
@@ -107,13 +107,13 @@ struct Ports {
 
 impl Ports {
     /// Makes QEMU forward what is wanted and nothing else, as far as it can.
-    fn bring_about(&mut self, node: &Running, wanted: &BTreeSet<Forward>) {
+    fn bring_about(&mut self, gateway: &Gateway, wanted: &BTreeSet<Forward>) {
         self.refused.retain(|forward| wanted.contains(forward));
         for gone in self
             .active
             .extract_if(.., |forward| !wanted.contains(forward))
         {
-            if let Err(error) = node.stop_forwarding(gone) {
+            if let Err(error) = gateway.stop_forwarding(gone) {
                 eprintln!("  port {} stays forwarded: {error:#}", gone.host);
             }
         }
@@ -121,7 +121,7 @@ impl Ports {
             if self.active.contains(new) {
                 continue;
             }
-            match node.forward(*new) {
+            match gateway.forward(*new) {
                 Ok(()) => {
                     eprintln!(
                         "  127.0.0.1:{}/{} leads to the node",

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// How many lines of a failed program's output are shown; the rest is in its log.
 const LINES_SHOWN: usize = 30;
@@ -154,4 +155,26 @@ fn end_of(log: &Path) -> String {
     let lines: Vec<_> = text.lines().collect();
     let end = &lines[lines.len().saturating_sub(LINES_SHOWN)..];
     format!("The end of {}:\n{}", log.display(), end.join("\n"))
+}
+
+/// Kills a program and all that it has started, as far as they are its descendants still. Those that have ended are no error.
+pub fn kill_tree(pid: u32) {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"));
+    let children: Vec<u32> = tasks
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|task| fs::read_to_string(task.path().join("children")).ok())
+        .flat_map(|text| {
+            let pids = text.split_whitespace().filter_map(|pid| pid.parse().ok());
+            pids.collect::<Vec<_>>()
+        })
+        .collect();
+    // The parent first, so that it starts no more.
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        let _ = kill_process(pid, Signal::KILL);
+    }
+    for child in children {
+        kill_tree(child);
+    }
 }

@@ -3,7 +3,10 @@
 use std::pin::Pin;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{AgentError, Happening};
 
 /// Where output came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,14 +32,18 @@ pub type InputSink = mpsc::Sender<Bytes>;
 
 /// A client's hold on a process.
 pub struct Attached {
-    /// Ends after the process's last byte.
+    /// Ends after the process's last byte, or when the way to it is lost.
     pub output: mpsc::Receiver<OutputChunk>,
+    /// Of a process on another node: why the output has ended before the process's last byte. Known once it has ended; without a value where
+    /// nothing is missing.
+    pub broken: Option<oneshot::Receiver<AgentError>>,
     /// Present where stdin was asked for and the process has one.
     pub input: Option<InputSink>,
 }
 
 /// What `logs` is asked for.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LogOptions {
     /// Go on with what comes.
     pub follow: bool,
@@ -65,3 +72,6 @@ pub struct LogRecord {
 
 /// Log records in order. With `follow`, ends when the run that is on ends.
 pub type LogStream = Pin<Box<dyn futures_util::Stream<Item = std::io::Result<LogRecord>> + Send>>;
+
+/// What happens on a node, as it does. An end or an error: the node can't be followed any more, and may be asked again.
+pub type Happenings = Pin<Box<dyn futures_util::Stream<Item = std::io::Result<Happening>> + Send>>;

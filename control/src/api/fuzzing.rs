@@ -6,6 +6,6 @@ use super::tls;
 pub fn certificate(bytes: &[u8]) {
     tls::read(bytes);
     if let Ok(text) = std::str::from_utf8(bytes) {
-        let _ = tls::server_config(text, text, text);
+        let _ = tls::Clients::met_by(text, text, text);
     }
 }

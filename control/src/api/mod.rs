@@ -13,7 +13,7 @@ pub mod fuzzing;
 mod linger;
 #[cfg(test)]
 mod tests;
-mod tls;
+pub(crate) mod tls;
 
 use std::io;
 use std::net::SocketAddr;
@@ -25,14 +25,16 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::SetOnce;
 use tokio::task::JoinSet;
 use tokio_rustls::LazyConfigAcceptor;
 use tracing::{debug, info, warn};
 
-pub use tls::{TlsError, server_config};
+pub use tls::{Clients, TlsError};
 
 use self::admission::{Admission, Full, Place};
 use self::linger::Lingering;
+use crate::cluster::membership::Door;
 use crate::controller::Controller;
 
 /// A TLS handshake takes two round trips; a client that needs longer than this is not one. Whoever is let in only to be told why it is
@@ -66,9 +68,19 @@ enum Refused {
     NoRoom,
 }
 
-/// Answers clients until dropped; then every connection is closed.
-pub async fn serve(controller: Controller, listener: TcpListener, tls: Arc<rustls::ServerConfig>) {
-    let api = Arc::new(docker::Docker::new(controller));
+/// Answers clients until dropped; then every connection is closed. Those that come before the controller wait for it a while.
+pub async fn serve(controller: Arc<SetOnce<Controller>>, listener: TcpListener, clients: Clients) {
+    let api = docker::Docker::new(controller).letting_in(clients.clone());
+    listen(api, &listener, &clients).await;
+}
+
+/// The same for a node that is locked: there is nothing to ask it but to be opened.
+pub async fn serve_locked(door: Arc<dyn Door>, listener: &TcpListener, clients: &Clients) {
+    listen(docker::Docker::locked(door), listener, clients).await;
+}
+
+async fn listen(api: docker::Docker, listener: &TcpListener, clients: &Clients) {
+    let api = Arc::new(api);
     let _until_the_end = api.until_dropped();
     let admission = Admission::default();
     let mut tasks = JoinSet::new();
@@ -86,11 +98,11 @@ pub async fn serve(controller: Controller, listener: TcpListener, tls: Arc<rustl
             }
         };
         let place = admission.admit(peer.ip());
-        let (tls, api) = (Arc::clone(&tls), Arc::clone(&api));
+        let (clients, api) = (clients.clone(), Arc::clone(&api));
         tasks.spawn(async move {
             tokio::select! {
                 () = place.closed() => debug!(%peer, "closed in favour of another connection"),
-                () = connection(tls, api, &place, stream, peer) => {}
+                () = connection(&clients, api, &place, stream, peer) => {}
             }
         });
     }
@@ -98,7 +110,7 @@ pub async fn serve(controller: Controller, listener: TcpListener, tls: Arc<rustl
 
 /// One connection, from its handshake to its end.
 async fn connection(
-    tls: Arc<rustls::ServerConfig>,
+    clients: &Clients,
     api: Arc<docker::Docker>,
     place: &Arc<Place>,
     stream: TcpStream,
@@ -108,7 +120,7 @@ async fn connection(
         debug!(%peer, %error, "socket options");
     }
     let handshake = async {
-        match handshake(tls, place, stream).await {
+        match handshake(clients.config(), place, stream).await {
             Ok(stream) => Some(stream),
             Err((error, stream)) => {
                 info!(%peer, %error, "client refused");
@@ -134,11 +146,23 @@ async fn connection(
             }
         });
     let refused = caller.is_err();
+    let chain = stream.get_ref().1.peer_certificates();
+    let chain = chain
+        .unwrap_or_default()
+        .iter()
+        .map(|one| one.clone().into_owned());
+    let revoked = clients.revoked(chain.collect());
     let requests = requests(docker::Session::new(api, caller, Arc::clone(place)), stream);
-    if refused {
-        let _ = tokio::time::timeout(HANDSHAKE_TIMEOUT, requests).await;
-    } else {
-        requests.await;
+    let requests = async {
+        if refused {
+            let _ = tokio::time::timeout(HANDSHAKE_TIMEOUT, requests).await;
+        } else {
+            requests.await;
+        }
+    };
+    tokio::select! {
+        () = revoked => info!(%peer, "closed: the client's certificate has been revoked"),
+        () = requests => {}
     }
 }
 

@@ -8,12 +8,16 @@
 use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig, ServerConnection};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{CertificateError, Error, RootCertStore, ServerConfig, ServerConnection};
+use tokio::sync::watch;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::state::Tenant;
+use crate::trust::revocation::{Crl, CrlError};
 
 /// Why the node's identity can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -36,44 +40,148 @@ pub enum TlsError {
     Purpose(String),
     /// Key and certificate don't fit, or are of a kind that isn't supported.
     #[error("hearth.toml: certificate and key under [identity] can't be used together: {0}")]
-    Pair(rustls::Error),
+    Pair(Error),
 }
 
-/// What the server needs, from PEM: the owner's CA, the node's certificate (with its chain) and its key. Clients without a
-/// certificate of that CA don't get past the handshake.
-pub fn server_config(
-    ca_pem: &str,
-    cert_pem: &str,
-    key_pem: &str,
-) -> Result<ServerConfig, TlsError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+/// Which clients are let in, and what they are shown. Cheap to clone; what is taken back counts for all clones.
+#[derive(Clone)]
+pub struct Clients(Arc<Inner>);
+
+struct Inner {
+    /// The owner's, PEM.
+    ca: String,
+    roots: Arc<RootCertStore>,
+    shown: Arc<dyn ResolvesServerCert>,
+    now: watch::Sender<Now>,
+}
+
+/// By what clients are held to now.
+#[derive(Clone)]
+struct Now {
+    config: Arc<ServerConfig>,
+    verifier: Arc<dyn ClientCertVerifier>,
+}
+
+fn roots(ca_pem: &str) -> Result<Arc<RootCertStore>, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates("ca", ca_pem)? {
         roots
             .add(certificate)
             .map_err(|e| TlsError::Ca(e.to_string()))?;
     }
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-            .build()
-            .map_err(|e| TlsError::Ca(e.to_string()))?;
-    let chain = certificates("certificate", cert_pem)?;
-    check_server(&chain[0])?;
-    let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|e| TlsError::Pem {
-        field: "key",
-        reason: e.to_string(),
-    })?;
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(TlsError::Pair)?
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, key)
-        .map_err(TlsError::Pair)?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
+    Ok(Arc::new(roots))
 }
 
-fn certificates(field: &'static str, pem: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+impl Clients {
+    /// From PEM: the owner's CA, the node's certificate (with its chain) and its key. Clients without a certificate of that CA don't get past the
+    /// handshake.
+    pub fn met_by(ca_pem: &str, cert_pem: &str, key_pem: &str) -> Result<Self, TlsError> {
+        roots(ca_pem)?;
+        let chain = certificates("certificate", cert_pem)?;
+        check_server(&chain[0])?;
+        let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|e| TlsError::Pem {
+            field: "key",
+            reason: e.to_string(),
+        })?;
+        let provider = rustls::crypto::ring::default_provider();
+        let pair = CertifiedKey::from_der(chain, key, &provider).map_err(TlsError::Pair)?;
+        Self::new(ca_pem, Arc::new(SingleCertAndKey::from(pair)))
+    }
+
+    /// The same for a node whose certificate is its cluster's to make, and to make again: what is shown is asked for in each handshake.
+    pub fn met_showing(ca_pem: &str, shown: Arc<dyn ResolvesServerCert>) -> Result<Self, TlsError> {
+        Self::new(ca_pem, shown)
+    }
+
+    fn new(ca_pem: &str, shown: Arc<dyn ResolvesServerCert>) -> Result<Self, TlsError> {
+        let roots = roots(ca_pem)?;
+        let now = watch::Sender::new(Now::of(&roots, &shown, &[])?);
+        Ok(Self(Arc::new(Inner {
+            ca: ca_pem.to_owned(),
+            roots,
+            shown,
+            now,
+        })))
+    }
+
+    /// A list that one of the owner's CAs has signed.
+    pub fn read_list(&self, bytes: &[u8]) -> Result<Crl, CrlError> {
+        Crl::parse(bytes, &self.0.ca)
+    }
+
+    /// From here on no certificate gets in that one of these lists takes back, and whoever is in with one is put out.
+    pub fn revoke(&self, lists: &[Crl]) -> Result<(), TlsError> {
+        let now = Now::of(&self.0.roots, &self.0.shown, lists)?;
+        self.0.now.send_replace(now);
+        Ok(())
+    }
+
+    pub(crate) fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.0.now.borrow().config)
+    }
+
+    /// Returns once the certificate by which a connection got in has been taken back.
+    pub(super) async fn revoked(&self, chain: Vec<CertificateDer<'static>>) {
+        let mut now = self.0.now.subscribe();
+        let Some((own, others)) = chain.split_first() else {
+            return;
+        };
+        loop {
+            let verifier = Arc::clone(&now.borrow_and_update().verifier);
+            let verified = verifier.verify_client_cert(own, others, UnixTime::now());
+            if let Err(Error::InvalidCertificate(CertificateError::Revoked)) = verified {
+                return;
+            }
+            if now.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Clients {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Clients")
+    }
+}
+
+impl Now {
+    /// A configuration of its own for each time: sessions that clients could resume, which aren't verified again, go with the last one.
+    fn of(
+        roots: &Arc<RootCertStore>,
+        shown: &Arc<dyn ResolvesServerCert>,
+        lists: &[Crl],
+    ) -> Result<Self, TlsError> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let lists = lists.iter().map(|list| list.der().to_vec().into());
+        // A CA that has no list has taken nothing back.
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(&provider))
+                .with_crls(lists)
+                .allow_unknown_revocation_status()
+                .build()
+                .map_err(|e| TlsError::Ca(e.to_string()))?;
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(TlsError::Pair)?
+            .with_client_cert_verifier(Arc::clone(&verifier))
+            .with_cert_resolver(Arc::clone(shown));
+        Ok(Self {
+            config: Arc::new(speaking_http1(config)),
+            verifier,
+        })
+    }
+}
+
+fn speaking_http1(mut config: ServerConfig) -> ServerConfig {
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config
+}
+
+pub(super) fn certificates(
+    field: &'static str,
+    pem: &str,
+) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let bad = |reason: String| TlsError::Pem { field, reason };
     let found = CertificateDer::pem_slice_iter(pem.as_bytes())
         .collect::<Result<Vec<_>, _>>()
@@ -117,7 +225,7 @@ fn check_server(certificate: &[u8]) -> Result<(), TlsError> {
 
 /// The tenant of a connection whose handshake is done, which is the organisation of its certificate's subject; or what to tell whoever
 /// is there instead.
-pub(super) fn tenant(connection: &ServerConnection) -> Result<Tenant, String> {
+pub(crate) fn tenant(connection: &ServerConnection) -> Result<Tenant, String> {
     let certificate = connection
         .peer_certificates()
         .and_then(|chain| chain.first())
@@ -197,7 +305,7 @@ mod tests {
     #[test]
     fn an_identity_that_cannot_be_read_names_the_field() {
         assert!(
-            server_config("", "", "")
+            Clients::met_by("", "", "")
                 .unwrap_err()
                 .to_string()
                 .contains("ca under")

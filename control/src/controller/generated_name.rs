@@ -48,7 +48,7 @@ const NUMBERS: u64 = 100;
 /// A name that depends on the id, and on how many were tried before.
 pub(super) fn generate(id: &ContainerId, tried: u64) -> ContainerName {
     // Sixteen hexadecimal digits are a u64.
-    let seed = u64::from_str_radix(&id.as_str()[..16], 16).unwrap_or(0);
+    let seed = u64::from_str_radix(&id.to_string()[..16], 16).unwrap_or(0);
     let mixed = seed.wrapping_add(tried.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     let (how, what) = (
         HOW[(mixed >> 59) as usize],

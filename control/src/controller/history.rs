@@ -1,13 +1,14 @@
-//! The last events of each tenant: for those who ask what was, and for those who follow, each at its own pace.
+//! The last changes of each tenant: for those who ask what was, and for those who follow, each at its own pace.
 //!
-//! A subscriber holds a number and no events: however many there are, and however slow they are, an event is kept once.
+//! A subscriber holds a number and no changes: however many there are, and however slow they are, a change is kept once.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, broadcast, watch};
 
-use crate::state::{Event, Tenant};
+use crate::agent::Happening;
+use crate::state::{Change, Container, Object, Tenant};
 
 /// Events that are told to those who ask what was: as many as docker keeps.
 const TOLD: usize = 256;
@@ -16,17 +17,32 @@ const EVENTS_MAX: usize = 4096;
 /// Bytes of these: events repeat their container's labels, which are the tenant's to choose. Usual ones have some hundred.
 const BYTES_MAX: usize = 4 << 20;
 
+/// Happenings that wait for a node that follows them: it is as near as the network.
+const HAPPENINGS_MAX: usize = 256;
+
 /// The last events, and those who wait for the next. Told by the state machine itself, so that nothing lies between the two.
 #[derive(Default)]
 pub struct History {
     /// As many as the owner has given certificates to. Guards each one's order.
     tenants: Mutex<HashMap<Tenant, Last>>,
+    /// How many follow.
+    followers: watch::Sender<usize>,
+    /// What happens here and isn't in the log, for other nodes.
+    happened: Happened,
+}
+
+struct Happened(broadcast::Sender<Happening>);
+
+impl Default for Happened {
+    fn default() -> Self {
+        Self(broadcast::channel(HAPPENINGS_MAX).0)
+    }
 }
 
 /// The last events of one tenant.
 #[derive(Default)]
 struct Last {
-    events: VecDeque<Arc<Event>>,
+    events: VecDeque<Arc<Change>>,
     /// Number of the first of them.
     first: u64,
     bytes: usize,
@@ -54,11 +70,37 @@ impl History {
         self.tenants.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn add(&self, event: Event) {
-        self.tenants()
-            .entry(event.tenant.clone())
-            .or_default()
-            .add(event);
+    pub(super) fn add(&self, change: Change) {
+        let tenant = match (&change.object, change.tenant()) {
+            (_, Some(tenant)) => tenant.clone(),
+            (Object::Node(_), None) => Tenant::owner(),
+            // Nobody follows it.
+            (_, None) => return,
+        };
+        self.tenants().entry(tenant).or_default().add(change);
+    }
+
+    /// Something has happened here that isn't in the log.
+    pub(super) fn happened(&self, revision: u64, container: Arc<Container>, it: Happening) {
+        let Happening { what, at_ns, .. } = it.clone();
+        self.add(Change {
+            revision,
+            at_ns,
+            object: Object::Container(container),
+            what,
+        });
+        // An error: nobody follows.
+        let _ = self.happened.0.send(it);
+    }
+
+    /// What [`History::happened`] is told from now on.
+    pub(super) fn happenings(&self) -> broadcast::Receiver<Happening> {
+        self.happened.0.subscribe()
+    }
+
+    /// How many follow now, and from now on.
+    pub(super) fn followers(&self) -> watch::Receiver<usize> {
+        self.followers.subscribe()
     }
 
     /// Nobody here knows what has happened meanwhile: whoever follows is told that there is a gap.
@@ -72,6 +114,7 @@ impl History {
         let last = tenants.entry(tenant.clone()).or_default();
         let count = last.events.len();
         let told = if with_past { count.min(TOLD) } else { 0 };
+        self.followers.send_modify(|count| *count += 1);
         Subscriber {
             history: Arc::clone(self),
             tenant: tenant.clone(),
@@ -82,9 +125,9 @@ impl History {
 }
 
 impl Last {
-    fn add(&mut self, event: Event) {
-        self.bytes += event.size();
-        self.events.push_back(Arc::new(event));
+    fn add(&mut self, change: Change) {
+        self.bytes += change.size();
+        self.events.push_back(Arc::new(change));
         // The newest is kept in any case: what a client may make one of is bounded where its requests are read.
         while self.events.len() > EVENTS_MAX || self.bytes > BYTES_MAX && self.events.len() > 1 {
             if let Some(oldest) = self.events.pop_front() {
@@ -106,9 +149,15 @@ impl Last {
     }
 }
 
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        self.history.followers.send_modify(|count| *count -= 1);
+    }
+}
+
 impl Subscriber {
     /// The next event, when there is one. Dropping the future loses none.
-    pub async fn next(&mut self) -> Result<Arc<Event>, Lost> {
+    pub async fn next(&mut self) -> Result<Arc<Change>, Lost> {
         loop {
             // Before looking: it hears of everything that is added from here on.
             let grown = self.grown.notified();
@@ -127,7 +176,7 @@ impl Subscriber {
 }
 
 impl Last {
-    fn at(&self, number: u64) -> Result<Option<Arc<Event>>, Lost> {
+    fn at(&self, number: u64) -> Result<Option<Arc<Change>>, Lost> {
         match number.checked_sub(self.first) {
             Some(at) => Ok(usize::try_from(at)
                 .ok()
@@ -141,22 +190,23 @@ impl Last {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{Action, EventKind};
+    use crate::state::What;
 
-    fn event(tenant: &str, number: u64, bytes: usize) -> Event {
-        Event {
+    fn event(tenant: &str, number: u64, bytes: usize) -> Change {
+        Change {
             revision: 1,
-            tenant: tenant.parse().unwrap(),
-            kind: EventKind::Container,
-            action: Action::Die,
-            id: String::new(),
-            attributes: [(String::new(), "x".repeat(bytes))].into(),
             at_ns: number,
+            object: Object::Image {
+                tenant: tenant.parse().unwrap(),
+                id: String::new(),
+                name: "x".repeat(bytes),
+            },
+            what: What::Tagged,
         }
     }
 
     /// What a subscriber finds without waiting.
-    async fn ready(subscriber: &mut Subscriber) -> Vec<Arc<Event>> {
+    async fn ready(subscriber: &mut Subscriber) -> Vec<Arc<Change>> {
         let mut found = Vec::new();
         while let std::task::Poll::Ready(event) =
             futures_util::poll!(std::pin::pin!(subscriber.next()))

@@ -4,16 +4,17 @@
 //! what it has shown that it can read, and nothing else of the store is told to it.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
-use hearth_image::{Credentials, Digest, Image, ImageId, ImageRef, Loaded, Progress};
+use hearth_image::{Credentials, Digest, ImageId, ImageRef, Loaded, Progress};
 use tokio::io::AsyncRead;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
+use super::whereabouts::Others;
 use super::{Controller, Error};
 use crate::clock::now_ns;
-use crate::state::{Action, Command, Tenant};
+use crate::state::{Command, Telling, Tenant};
 
 /// Pulls of one tenant that go on at the same time; more wait for these. Compose pulls a dozen services side by side, and
 /// the network is full long before.
@@ -30,6 +31,13 @@ pub(super) struct Images {
     loads: Shares,
     /// Commits of images that have come: they are carried out though the client that asked may have gone.
     commits: TaskTracker,
+    /// Held by whoever removes an image, from the look whether somebody needs it; and by whoever has committed one, for a look whether it is
+    /// still there.
+    removal: AsyncMutex<()>,
+    /// Pulls and loads that have stored something, or may have, and have not committed it yet.
+    arriving: Arc<()>,
+    /// The other nodes' images; without it, this node is alone.
+    pub(super) others: OnceLock<Others>,
 }
 
 /// What came of a pull.
@@ -57,7 +65,15 @@ impl Images {
             pulls: Shares::of(PULLS_PER_TENANT),
             loads: Shares::of(LOADS_PER_TENANT),
             commits: TaskTracker::new(),
+            removal: AsyncMutex::default(),
+            arriving: Arc::default(),
+            others: OnceLock::new(),
         }
+    }
+
+    /// Something may be in the store that is nobody's yet.
+    pub(super) fn is_arriving(&self) -> bool {
+        Arc::strong_count(&self.arriving) > 1
     }
 
     /// Waits for commits that are under way.
@@ -142,11 +158,6 @@ impl Drop for Uncommitted {
 }
 
 impl Controller {
-    /// What the node's store tells about an image that the state has; `None` if this node doesn't have it.
-    pub async fn image(&self, id: &str) -> Result<Option<Image>, Error> {
-        Ok(self.inner.images.store.image(&id.parse()?).await?)
-    }
-
     /// Whether a registry takes these credentials.
     pub async fn login(&self, registry: &str, credentials: &Credentials) -> Result<(), Error> {
         Ok(self.inner.images.store.login(registry, credentials).await?)
@@ -176,6 +187,7 @@ impl Controller {
         progress: &mut (dyn FnMut(Progress) + Send),
     ) -> Result<PulledImage, Error> {
         let _part = self.inner.images.pulls.take(tenant).await?;
+        let _arriving = Arc::clone(&self.inner.images.arriving);
         let shown = self.shown(tenant);
         let pulled = self
             .inner
@@ -199,7 +211,7 @@ impl Controller {
             None => vec![key_of(reference)],
         };
         let repo_digest = reference.with_digest(&pulled.digest).familiar();
-        self.add_image(tenant, id, names, Some(repo_digest), Action::Pull)
+        self.add_image(tenant, id, names, Some(repo_digest), Telling::Pull)
             .await?;
         Ok(PulledImage {
             digest: pulled.digest,
@@ -219,6 +231,7 @@ impl Controller {
             Ok(part) => part,
             Err(error) => return (Vec::new(), Err(error)),
         };
+        let arriving = Arc::clone(&self.inner.images.arriving);
         let shown = self.shown(tenant);
         let mut uncommitted = Uncommitted::new(self.clone());
         let done = self
@@ -231,6 +244,7 @@ impl Controller {
         // All of them by one task: a client that goes now must not leave some that nobody has.
         let (controller, tenant) = (self.clone(), tenant.clone());
         let commit = async move {
+            let _arriving = arriving;
             let mut committed = Vec::new();
             for image in loaded {
                 match controller.add_loaded(&tenant, image).await {
@@ -259,7 +273,7 @@ impl Controller {
             });
             before.collect()
         };
-        self.add_image(tenant, id.clone(), names.clone(), None, Action::Load)
+        self.add_image(tenant, id.clone(), names.clone(), None, Telling::Load)
             .await?;
         Ok(LoadedImage { id, names, moved })
     }
@@ -271,21 +285,27 @@ impl Controller {
         image: String,
         names: Vec<String>,
         repo_digest: Option<String>,
-        action: Action,
+        telling: Telling,
     ) -> Result<(), Error> {
         let id = image.clone();
+        let image_id = id.parse()?;
+        let stored = self.stored(&image_id).await;
         let command = Command::AddImage {
             tenant: tenant.clone(),
             at_ns: now_ns(),
             image,
             names,
             repo_digest,
-            action,
+            telling,
+            stored,
         };
-        let controller = self.clone();
-        let commit = async move { controller.propose(command).await };
+        let (controller, arriving) = (self.clone(), Arc::clone(&self.inner.images.arriving));
+        let commit = async move {
+            let _arriving = arriving;
+            controller.propose(command).await
+        };
         match self.inner.images.commits.spawn(commit).await {
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(_)) => self.is_still_here(&image_id).await,
             Ok(Err(error)) => {
                 // The tenant may not have it: then nobody needs it here, unless somebody else has it.
                 self.collect_image(&id).await?;
@@ -293,6 +313,42 @@ impl Controller {
             }
             Err(broken) => Err(Error::Unavailable(broken.to_string())),
         }
+    }
+
+    /// Another user may have removed it between its arrival and the commit, when nobody seemed to need it.
+    async fn is_still_here(&self, image: &ImageId) -> Result<(), Error> {
+        let _turn = self.inner.images.removal.lock().await;
+        match self.inner.images.store.image(image).await? {
+            Some(_) => Ok(()),
+            None => Err(Error::Unavailable(format!(
+                "image {image} was removed while it came: pull or load it again"
+            ))),
+        }
+    }
+
+    /// Removes an image that no tenant has any more from this node's store. Returns what went (`sha256:…`).
+    pub async fn collect_image(&self, image: &str) -> Result<Vec<String>, Error> {
+        let _turn = self.inner.images.removal.lock().await;
+        if self.state().is_needed(image) {
+            return Ok(Vec::new());
+        }
+        match self.inner.images.store.remove(&image.parse()?).await {
+            Ok(removed) => {
+                let layers = removed.layers.iter().map(ToString::to_string);
+                Ok([removed.id.to_string()].into_iter().chain(layers).collect())
+            }
+            Err(hearth_image::Error::NoSuchImage { .. }) => Ok(Vec::new()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Removes what the store has and nobody owns: a load that broke off leaves the images that it had finished.
+    /// Called once, before the APIs answer and when the state is as the others have it.
+    pub async fn collect_unowned_images(&self) -> Result<(), Error> {
+        for image in self.inner.images.store.list().await? {
+            self.collect_image(&image.id.to_string()).await?;
+        }
+        Ok(())
     }
 
     /// Images whose bytes a tenant has shown that it can read: those that it has.

@@ -23,6 +23,8 @@ impl Register {
 /// See [`Expression::Meta`]; `enum nft_meta_keys`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Meta {
+    /// A number that rules keep with the packet, 32 bits.
+    Mark = 3,
     /// Of the link it came in by, 16 bytes.
     InputName = 6,
     /// Of the link it will leave by, 16 bytes.
@@ -40,6 +42,8 @@ pub(super) enum Payload {
     Source,
     /// IPv4 destination address.
     Destination,
+    /// The last four bytes of an IPv6 source address.
+    SourceEnd,
     /// TCP's or UDP's.
     DestinationPort,
 }
@@ -51,6 +55,8 @@ pub(super) enum Connection {
     State = 0,
     /// Bits of [`status`].
     Status = 2,
+    /// A number that rules keep with it.
+    Mark = 3,
 }
 
 /// `NF_CT_STATE_BIT`, linux/netfilter/nf_conntrack_common.h.
@@ -73,6 +79,10 @@ pub(super) enum Expression {
     Payload(Payload, Register),
     /// Load a fact about its connection, 32 bits in host byte order.
     Connection(Connection, Register),
+    /// Set the packet's mark, 32 bits.
+    SetMark(Register),
+    /// Set its connection's mark, 32 bits.
+    SetConnectionMark(Register),
     /// Clear the bits of a 32-bit register that are not in the mask, given as the bytes lie.
     Masked(Register, [u8; 4]),
     /// Go on if any of these bits of a number in host byte order is set. Keeps only them.
@@ -103,6 +113,8 @@ pub(super) enum Expression {
 
 /// `NFPROTO_IPV4`.
 pub(super) const IPV4: u8 = 2;
+/// `NFPROTO_IPV6`.
+pub(super) const IPV6: u8 = 10;
 
 impl Expression {
     /// Appends it to a rule's list.
@@ -127,6 +139,8 @@ impl Expression {
                 let (base, offset, length) = match field {
                     Payload::Source => (1, 12, 4),
                     Payload::Destination => (1, 16, 4),
+                    // RFC 8200.
+                    Payload::SourceEnd => (1, 20, 4),
                     Payload::DestinationPort => (2, 2, 2),
                 };
                 element
@@ -142,6 +156,18 @@ impl Expression {
                 .nested_data_ct()
                 .push_dreg(to.number())
                 .push_key(*key as u32)
+                .end_nested()
+                .end_nested(),
+            Self::SetMark(from) => element
+                .nested_data_meta()
+                .push_key(Meta::Mark as u32)
+                .push_sreg(from.number())
+                .end_nested()
+                .end_nested(),
+            Self::SetConnectionMark(from) => element
+                .nested_data_ct()
+                .push_key(Connection::Mark as u32)
+                .push_sreg(from.number())
                 .end_nested()
                 .end_nested(),
             Self::Masked(register, bits) => mask(element, *register, *bits),

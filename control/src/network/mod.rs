@@ -1,11 +1,13 @@
 //! The pods' network on one node: a TUN link and a route for each pod, NAT, published ports, and the walls between tenants.
 //!
 //! A pod has an IPv4 address and no Ethernet segment: its monitor strips Ethernet and passes IP packets to a TUN
-//! queue; the rest is the kernel's routing and one nftables table, whose page is [`firewall`].
+//! queue; the rest is the kernel's routing and one nftables table, whose page is [`firewall`]. How pods of several nodes reach each other
+//! is [`mesh`]'s.
 //!
 //! ```text
 //! guest ──Ethernet── monitor ──IP── pod-1f2e3d4c5b6 ─┬─ route 10.88.0.2/32 ── rules ── eth0
-//! guest ──Ethernet── monitor ──IP── pod-60a1b2c3d4e ─┘
+//! guest ──Ethernet── monitor ──IP── pod-60a1b2c3d4e ─┘                            │
+//!                                   pod-mesh ─── other nodes' pods ─── hearth-wg ─┘
 //! ```
 //!
 //! What the kernel has been told survives this process: links live as long as their monitors, rules until the node
@@ -15,14 +17,16 @@ mod connections;
 mod expression;
 mod firewall;
 mod kernel;
+pub mod mesh;
 mod netlink;
 mod nftables;
+mod publish;
 mod route;
 #[cfg(test)]
 mod tests;
 mod tun;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::OwnedFd;
@@ -32,13 +36,17 @@ use sha2::{Digest, Sha256};
 
 pub use self::connections::Connections;
 pub use self::firewall::{Change, Pod};
-use self::firewall::{LINK_PREFIX, Member, TenantKey};
+use self::firewall::{LINK_PREFIX, MESH_LINK, Member, TenantKey};
 pub use self::kernel::{Kernel, Linux};
-use crate::state::{PortBinding, Protocol};
+use self::publish::Ports;
+use crate::state::PortBinding;
 
-/// Bytes of the largest IP packet of a pod. Ethernet's own, so that what a pod sends needs no fragments on an ordinary uplink; within
-/// a node larger TCP segments travel whole through the TUN queue's offloads, so a larger MTU would win little.
-pub const MTU: u16 = 1500;
+/// Bytes of the largest IP packet of a pod: as large as one that travels to another node in one Ethernet frame. So TCP agrees on segments
+/// that fit by itself, with the world's clients as well, and nobody depends on path MTU discovery or on segment sizes rewritten under way;
+/// it costs a third of a per cent of an uplink's bytes. Within a node larger TCP segments travel whole through the TUN queue's offloads,
+/// so a larger MTU would win little. Where the wire between nodes takes less than Ethernet's 1500 bytes, WireGuard's packets travel in
+/// fragments.
+pub const MTU: u16 = mesh::WIREGUARD_MTU - mesh::VXLAN_OVERHEAD;
 
 /// Hexadecimal digits of a link's name: as many as fit behind [`LINK_PREFIX`]. With 44 bits, two of a million pods would hardly
 /// share one, and if they do, the second start fails and says why.
@@ -112,6 +120,9 @@ pub enum Error {
         /// On the node.
         port: u16,
     },
+    /// The node has no key to speak to others with.
+    #[error(transparent)]
+    Key(#[from] mesh::KeyError),
     /// Two ports lead from the same place.
     #[error("port {port} is published twice")]
     PublishedTwice {
@@ -136,7 +147,7 @@ struct Inner {
     /// The pods that the rules know, by link. Held over a change of the rules, so that both agree.
     pods: Mutex<HashMap<String, Pod>>,
     /// What this process has published last. Held over the change, as `pods`.
-    published: Mutex<Vec<Published>>,
+    ports: Mutex<Ports>,
 }
 
 impl Network {
@@ -158,6 +169,7 @@ impl Network {
         let pods = kernel
             .pods()?
             .into_iter()
+            .filter(|pod| pod.link() != MESH_LINK)
             .map(|pod| (pod.link().to_owned(), pod))
             .collect();
         Ok(Self {
@@ -165,7 +177,7 @@ impl Network {
                 kernel,
                 gateway: config.gateway,
                 pods: Mutex::new(pods),
-                published: Mutex::default(),
+                ports: Mutex::default(),
             }),
         })
     }
@@ -210,77 +222,6 @@ impl Network {
             .forget(&[Connections::From(address), Connections::To(address)])
     }
 
-    /// Whether a port can be published at all; [`Network::publish`] leaves out those that can't.
-    pub fn check(binding: &PortBinding) -> Result<(), Error> {
-        match binding.host_ip {
-            Some(address @ IpAddr::V6(_)) => Err(Error::Ipv6Binding {
-                address,
-                port: binding.host_port,
-            }),
-            _ => Ok(()),
-        }
-    }
-
-    /// Whether the node has the addresses that ports are to be published on. Where it hasn't, nobody would ever come by them.
-    pub fn check_addresses(&self, bindings: &[PortBinding]) -> Result<(), Error> {
-        for binding in bindings {
-            let Some(address) = binding.host_ip.filter(|ip| !ip.is_unspecified()) else {
-                continue;
-            };
-            if !self.inner.kernel.has_address(address)? {
-                return Err(Error::NoSuchAddress {
-                    address,
-                    port: binding.host_port,
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// Make exactly these ports lead to pods, at once for all. Connections that are established by ports that stay, stay.
-    ///
-    /// What can't be published is left out and told as an error; the rest is then in force.
-    pub fn publish(&self, ports: &[Published]) -> Result<(), Error> {
-        let mut wanted: Vec<Published> = Vec::with_capacity(ports.len());
-        let mut places = HashSet::with_capacity(ports.len());
-        let mut left_out = None;
-        for published in ports {
-            let binding = &published.binding;
-            match Self::check(binding) {
-                Err(error) => left_out = Some(error),
-                Ok(()) if !places.insert(place(binding)) => {
-                    left_out = Some(Error::PublishedTwice {
-                        port: binding.host_port,
-                    });
-                }
-                Ok(()) => wanted.push(published.clone()),
-            }
-        }
-        wanted.sort();
-        let mut before = self
-            .inner
-            .published
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        self.inner
-            .kernel
-            .change(&[Change::Publish(wanted.clone())])?;
-        // After the change: what is forgotten earlier comes again under the old rules.
-        let removed = before
-            .iter()
-            .filter(|old| wanted.binary_search(old).is_err())
-            .cloned()
-            .map(Connections::Led);
-        let added = wanted
-            .iter()
-            .filter(|new| before.binary_search(new).is_err());
-        let stray = added.map(|new| Connections::Stray(new.binding.clone()));
-        let forgotten: Vec<Connections> = removed.chain(stray).collect();
-        *before = wanted;
-        self.inner.kernel.forget(&forgotten)?;
-        left_out.map_or(Ok(()), Err)
-    }
-
     fn admit(&self, link: String, tenant: &str, address: Ipv4Addr) -> Result<(), Error> {
         let kernel = &self.inner.kernel;
         // Also by the route back, whatever becomes of the rules.
@@ -312,15 +253,6 @@ impl Network {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Bindings with the same one match the same packets.
-fn place(binding: &PortBinding) -> (Option<IpAddr>, Protocol, u16) {
-    (
-        binding.host_ip.filter(|ip| !ip.is_unspecified()),
-        binding.protocol,
-        binding.host_port,
-    )
 }
 
 /// The same for the same pod, in every process.

@@ -1,11 +1,13 @@
 //! Links, addresses and routes.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use netlink_packet_core::Emitable;
+use netlink_packet_core::{Emitable, Parseable};
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope,
+};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -13,11 +15,11 @@ use rustix::io::Errno;
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily as SocketFamily, SocketFlags, SocketType, socket_with};
 
-use super::netlink::{Socket, flags};
+use super::netlink::{Messages, Socket, flags};
 
 const RTM_NEWLINK: u16 = 16;
 const RTM_NEWADDR: u16 = 20;
-const RTM_NEWROUTE: u16 = 24;
+pub(super) const RTM_NEWROUTE: u16 = 24;
 
 /// The loopback link has this index in every network namespace (`LOOPBACK_IFINDEX`, include/net/flow.h).
 const LOOPBACK: u32 = 1;
@@ -80,7 +82,41 @@ impl Routes {
         self.send(RTM_NEWROUTE, &message)
     }
 
-    fn set_up(&mut self, index: u32, mtu: Option<u16>) -> Result<(), Errno> {
+    /// Makes a link where it isn't there; it is down then. Returns its index.
+    pub(super) fn make_link(&mut self, name: &str, info: Vec<LinkInfo>) -> Result<u32, Errno> {
+        let mut message = LinkMessage::default();
+        message.attributes.extend([
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::LinkInfo(info),
+        ]);
+        match self.request(RTM_NEWLINK, flags::CREATE | flags::EXCLUSIVE, &message) {
+            Ok(()) | Err(Errno::EXIST) => index_of(name),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Gives a link an IPv6 address of a network that it leads to.
+    pub(super) fn add_link_address(
+        &mut self,
+        index: u32,
+        address: Ipv6Addr,
+        prefix: u8,
+    ) -> Result<(), Errno> {
+        let mut message = AddressMessage::default();
+        message.header.family = AddressFamily::Inet6;
+        message.header.prefix_len = prefix;
+        message.header.scope = AddressScope::Universe;
+        message.header.index = index;
+        // Nobody else has it; so it need not be asked for first.
+        message.header.flags = AddressHeaderFlags::Nodad;
+        message
+            .attributes
+            .push(AddressAttribute::Address(address.into()));
+        self.send(RTM_NEWADDR, &message)
+    }
+
+    /// Brings a link up.
+    pub(super) fn set_up(&mut self, index: u32, mtu: Option<u16>) -> Result<(), Errno> {
         let mut message = LinkMessage::default();
         message.header.index = index;
         message.header.flags = LinkFlags::Up;
@@ -88,15 +124,38 @@ impl Routes {
         message
             .attributes
             .extend(mtu.map(|mtu| LinkAttribute::Mtu(mtu.into())));
-        self.socket
-            .request(RTM_NEWLINK, 0, |bytes| append(bytes, &message))
+        self.request(RTM_NEWLINK, 0, &message)
     }
 
-    fn send(&mut self, kind: u16, message: &impl Emitable) -> Result<(), Errno> {
+    /// Makes something, or makes it anew.
+    pub(super) fn send(&mut self, kind: u16, message: &impl Emitable) -> Result<(), Errno> {
+        self.request(kind, flags::CREATE | flags::REPLACE, message)
+    }
+
+    /// One message, acknowledged.
+    pub(super) fn request(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        message: &impl Emitable,
+    ) -> Result<(), Errno> {
         self.socket
-            .request(kind, flags::CREATE | flags::REPLACE, |bytes| {
-                append(bytes, message)
-            })
+            .request(kind, flags, |bytes| append(bytes, message))
+    }
+
+    /// All of the kernel's objects of a message's type and family; what can't be read is left out.
+    pub(super) fn dump<M: Emitable + Parseable<[u8]>>(
+        &mut self,
+        kind: u16,
+        message: &M,
+    ) -> Result<Vec<M>, Errno> {
+        let mut messages = Messages::default();
+        let last = messages.push(kind, flags::DUMP, |bytes| append(bytes, message));
+        let mut all = Vec::new();
+        self.socket
+            .exchange(&messages, last, |_, body| all.extend(M::parse(body).ok()))
+            .map_err(|refused| refused.errno)?;
+        Ok(all)
     }
 }
 

@@ -7,10 +7,11 @@
 //! each proposer's last: what is asked twice is done once.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use openraft::error::{CheckIsLeaderError, ClientWriteError, RaftError};
-use openraft::metrics::RaftServerMetrics;
+use openraft::metrics::{RaftServerMetrics, WaitError};
 use openraft::{BasicNode, Raft};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -27,6 +28,9 @@ const COMMANDS_MAX: usize = 256;
 const BYTES_MAX: usize = 1 << 20;
 /// How long a command waits for a leader: several elections, and less than the minute after which clients give up.
 const LEADER_PATIENCE: Duration = Duration::from_secs(20);
+/// A node that goes down waits no longer than this for somebody to lead: two elections. Where all nodes of a cluster go down, the last have
+/// nobody any more.
+const LAST_PATIENCE: Duration = Duration::from_secs(5);
 /// Before the next attempt, unless the cluster changes earlier.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
@@ -146,6 +150,8 @@ pub(super) struct Leader {
     pub node: NodeId,
     pub raft: Raft<Types>,
     pub peers: Peers,
+    /// Set when this node goes down: until when it waits for somebody to lead.
+    pub last_moment: Arc<OnceLock<Instant>>,
 }
 
 impl Leader {
@@ -154,6 +160,12 @@ impl Leader {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
         metrics.membership_config.voter_ids().eq([self.node.0])
+    }
+
+    /// The node goes down: nobody is waited for any more for longer than a moment.
+    pub fn hurry(&self) {
+        // A second time changes nothing.
+        let _ = self.last_moment.set(Instant::now() + LAST_PATIENCE);
     }
 
     /// Has a batch committed, and applied here.
@@ -252,24 +264,37 @@ impl Leader {
             if let Err(fatal) = &self.raft.metrics().borrow().running_state {
                 return Err(ReplicaError::Stopped(fatal.to_string()));
             }
+            let last_moment = self.last_moment.get();
+            if last_moment.is_some_and(|at| Instant::now() >= *at) {
+                return Err(ReplicaError::Unavailable(format!(
+                    "{why}, and this node goes down"
+                )));
+            }
             if Instant::now() >= deadline {
                 return Err(ReplicaError::Unavailable(format!(
                     "{why}; this has been tried for {} s, and whether it was done is unknown",
                     LEADER_PATIENCE.as_secs()
                 )));
             }
-            // An error: raft has stopped, which the next round sees.
-            let _ = tokio::time::timeout(RETRY_PAUSE, metrics.changed()).await;
+            // An error: raft has stopped, and hasn't said so where it has panicked.
+            if let Ok(Err(_)) = tokio::time::timeout(RETRY_PAUSE, metrics.changed()).await {
+                return Err(ReplicaError::Stopped(why));
+            }
         }
     }
 
-    async fn applied(&self, index: u64) -> Result<(), ReplicaError> {
+    /// Waits until an entry is applied here.
+    pub async fn applied(&self, index: u64) -> Result<(), ReplicaError> {
         self.raft
             .wait(Some(LEADER_PATIENCE))
             .applied_index_at_least(Some(index), "what is committed is applied here")
             .await
             .map(drop)
-            .map_err(|e| ReplicaError::Unavailable(e.to_string()))
+            .map_err(|error| match error {
+                // Nobody is to ask again: another node leads, and would commit it each time.
+                WaitError::ShuttingDown => ReplicaError::Stopped(error.to_string()),
+                WaitError::Timeout(..) => ReplicaError::Unavailable(error.to_string()),
+            })
     }
 }
 

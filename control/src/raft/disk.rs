@@ -1,33 +1,40 @@
 //! The one file, and the rule that nothing is written after a write has failed.
 //!
-//! Two redb tables, all values CBOR ([`crate::state::encoding`]) but `snapshot`:
+//! Two redb tables, all values CBOR ([`crate::state::encoding`]) with a checksum ([`super::seal`]):
 //!
 //! ```text
 //! log   index (u64)   -> Entry
 //! meta  "node"        -> u64, this node's id; written once
 //!       "starts"      -> u64, how often the file was opened
+//!       "commits"     -> u64, how often it was written ([`super::mark`])
 //!       "vote"        -> Vote
 //!       "committed"   -> LogId known to be committed (may lag: it is written along with the next entries)
 //!       "purged"      -> LogId, the last entry that was dropped from the log's head
+//!       "last"        -> u64, the newest entry's index; absent where there never was one
 //!       "snapshot-of" -> SnapshotMeta
-//!       "snapshot"    -> State as CBOR
+//!       "snapshot"    -> State and proposers
 //! ```
+//!
+//! What is damaged, or isn't all that was acknowledged, is not used ([`audit`]): a node that has forgotten an entry or a vote would have
+//! others believe that it has it.
 
-use std::fs::OpenOptions;
 use std::ops::Bound;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use redb::{
     Database, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
 };
-use rustix::fs::{FallocateFlags, IFlags, ioctl_getflags, ioctl_setflags};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
 use super::executor::Executor;
+use super::file::{Opened, Storage};
+use super::mark::{Mark, Written};
+use super::{audit, seal};
 use crate::state::NodeId;
 use crate::state::encoding::{self, EncodingError};
 
@@ -35,12 +42,6 @@ use crate::state::encoding::{self, EncodingError};
 pub(super) const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
 /// Everything else by name.
 pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-
-/// redb's page cache, bytes: the log is written once and read at start, and a node's memory is its containers'.
-const CACHE_BYTES: usize = 1 << 20;
-/// Room for the file, taken when it is made: the log between two snapshots, and two snapshots, of ten thousand containers.
-const RESERVED_BYTES: u64 = 64 << 20;
-const FILE: &str = "replica.redb";
 
 /// Why the replica's file could not be used.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -59,6 +60,12 @@ pub enum DiskError {
     /// What is in it makes no sense.
     #[error("the replica's file holds something else than expected: {0}")]
     Content(String),
+    /// What this node has promised others may not be in it any more.
+    #[error(
+        "the replica's file is damaged ({0}): this node must not vote under its id again. Remove it from its cluster (docker node rm --force) and \
+         have it begin with an empty data disk: it joins as a new node"
+    )]
+    Damaged(String),
     /// A write failed before.
     #[error(
         "a write to the replica's file has failed before: nothing more is written until the node restarts"
@@ -99,53 +106,43 @@ struct Shared {
     executor: Arc<dyn Executor>,
     /// None once closed. Whoever has a transaction holds the lock: it keeps the file open.
     database: RwLock<Option<Database>>,
+    mark: Mark,
+    /// As in `meta`.
+    commits: AtomicU64,
     /// Set by the first write that fails, never cleared.
     poisoned: AtomicBool,
 }
 
 impl Disk {
-    /// Opens the file under `dir`, making both where needed.
+    /// Opens what is there, making it where needed.
     pub async fn open(
-        dir: &Path,
+        storage: Storage,
         random: u64,
         executor: Arc<dyn Executor>,
     ) -> Result<Self, DiskError> {
-        let dir = dir.to_owned();
         let kept = Arc::clone(&executor);
         on(executor.as_ref(), move || {
-            let path = dir.join(FILE);
-            let failed = |reason: String| DiskError::Open {
-                path: path.clone(),
-                reason,
-            };
-            std::fs::create_dir_all(&dir).map_err(|e| failed(e.to_string()))?;
-            reserve(&path).map_err(|e| failed(e.to_string()))?;
-            let database = Database::builder()
-                .set_cache_size(CACHE_BYTES)
-                .create(&path)
-                .map_err(|e| failed(e.to_string()))?;
-            // The name in the directory has to outlive a power cut as well.
-            std::fs::File::open(&dir)
-                .and_then(|d| d.sync_all())
-                .map_err(|e| failed(e.to_string()))?;
+            let Opened { database, mark } = storage.open()?;
+            let found = audit::found(&database)?;
+            audit::check(&found, mark.read())?;
             let shared = Arc::new(Shared {
                 executor: kept,
                 database: RwLock::new(Some(database)),
+                mark,
+                commits: AtomicU64::new(found.commits),
                 poisoned: AtomicBool::new(false),
             });
-            let mut disk = Self {
-                node: NodeId(random),
-                starts: 0,
+            let disk = Self {
+                node: found.node.unwrap_or(NodeId(random)),
+                starts: found.starts + 1,
                 shared,
             };
-            let node = disk.get_now::<u64>("node")?.unwrap_or(random);
-            let starts = disk.get_now::<u64>("starts")?.unwrap_or(0) + 1;
+            let (node, starts) = (disk.node.0, disk.starts);
             disk.write_now(|transaction| {
                 transaction.open_table(LOG)?;
                 put(transaction, "node", &node)?;
                 put(transaction, "starts", &starts)
             })?;
-            (disk.node, disk.starts) = (NodeId(node), starts);
             Ok(disk)
         })
         .await
@@ -162,6 +159,9 @@ impl Disk {
                     .unwrap_or_else(PoisonError::into_inner)
                     .take(),
             );
+            if let Err(error) = disk.shared.mark.sync() {
+                tracing::debug!(%error, "syncing the mark");
+            }
             Ok(())
         })
         .await
@@ -205,16 +205,37 @@ impl Disk {
         if self.shared.poisoned.load(Ordering::Acquire) {
             return Err(DiskError::Poisoned);
         }
+        let commits = self.shared.commits.load(Ordering::Acquire) + 1;
         let written = (|| {
             let database = self.database();
-            let transaction = database.as_ref().ok_or(DiskError::Closed)?.begin_write()?;
+            #[cfg_attr(not(feature = "simulation"), expect(unused_mut))]
+            let mut transaction = database.as_ref().ok_or(DiskError::Closed)?.begin_write()?;
+            #[cfg(feature = "simulation")]
+            if crate::simulation::hooks::acknowledges_before_fsync() {
+                let planted = transaction.set_durability(redb::Durability::None);
+                planted.map_err(|e| DiskError::Access(e.to_string()))?;
+            }
             change(&transaction)?;
+            put(&transaction, "commits", &commits)?;
             transaction.commit()?;
             Ok(())
         })();
-        if let Err(error) = &written {
-            self.shared.poisoned.store(true, Ordering::Release);
-            tracing::error!(%error, "the replicated log can't be written; no more commands are taken");
+        match &written {
+            Ok(()) => {
+                self.shared.commits.store(commits, Ordering::Release);
+                let mark = Written {
+                    node: self.node,
+                    commits,
+                };
+                // An older one is true as well, only less is known by it.
+                if let Err(error) = self.shared.mark.write(mark) {
+                    tracing::debug!(%error, "writing the mark");
+                }
+            }
+            Err(error) => {
+                self.shared.poisoned.store(true, Ordering::Release);
+                tracing::error!(%error, "the replicated log can't be written; no more commands are taken");
+            }
         }
         written
     }
@@ -254,7 +275,10 @@ impl Disk {
                 Err(error) => return Err(error.into()),
             };
             for (name, value) in names.into_iter().zip(&mut values) {
-                *value = table.get(name)?.map(|found| found.value().to_vec());
+                let found = table.get(name)?;
+                *value = found
+                    .map(|found| unsealed(name.as_bytes(), found.value(), name))
+                    .transpose()?;
             }
             Ok(values)
         })
@@ -268,7 +292,8 @@ impl Disk {
         self.read_log(move |table| {
             let mut entries = Vec::new();
             for entry in table.range(range)? {
-                entries.push(entry?.1.value().to_vec());
+                let (index, value) = entry?;
+                entries.push(entry_at(index.value(), value.value())?);
             }
             Ok(entries)
         })
@@ -277,8 +302,12 @@ impl Disk {
 
     /// The log's newest entry, undecoded.
     pub async fn newest(&self) -> Result<Option<Vec<u8>>, DiskError> {
-        self.read_log(|table| Ok(table.last()?.map(|(_, value)| value.value().to_vec())))
-            .await
+        self.read_log(|table| {
+            let last = table.last()?;
+            last.map(|(index, value)| entry_at(index.value(), value.value()))
+                .transpose()
+        })
+        .await
     }
 
     async fn read_log<T: Send + 'static>(
@@ -291,42 +320,53 @@ impl Disk {
     }
 }
 
-/// Takes the file's room beforehand, and has it overwritten in place: on a disk that containers have filled, commands are what makes room
-/// again. On file systems that never write in place (or can't be told to) nothing is done; redb's own checksums cover the file.
-fn reserve(path: &Path) -> std::io::Result<()> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)?;
-    if file.metadata()?.len() == 0 {
-        let in_place =
-            ioctl_getflags(&file).and_then(|flags| ioctl_setflags(&file, flags | IFlags::NOCOW));
-        if in_place.is_ok() {
-            rustix::fs::fallocate(&file, FallocateFlags::KEEP_SIZE, 0, RESERVED_BYTES)?;
-        }
-    }
-    Ok(())
-}
-
 /// Set one value of `meta` within a transaction.
 pub(super) fn put<T: Serialize>(
     transaction: &WriteTransaction,
     name: &str,
     value: &T,
 ) -> Result<(), DiskError> {
-    put_bytes(transaction, name, &encoding::encode(value)?)
+    put_bytes(transaction, name, encoding::encode(value)?)
+}
+
+/// Takes one value out of `meta` within a transaction.
+pub(super) fn remove(transaction: &WriteTransaction, name: &str) -> Result<(), DiskError> {
+    transaction.open_table(META)?.remove(name)?;
+    Ok(())
 }
 
 /// As [`put`], for bytes that are encoded already.
 pub(super) fn put_bytes(
     transaction: &WriteTransaction,
     name: &str,
-    value: &[u8],
+    value: Vec<u8>,
 ) -> Result<(), DiskError> {
-    transaction.open_table(META)?.insert(name, value)?;
+    let sealed = seal::seal(name.as_bytes(), value);
+    transaction
+        .open_table(META)?
+        .insert(name, sealed.as_slice())?;
     Ok(())
+}
+
+/// An entry as it is kept at its index.
+pub(super) fn sealed_entry(index: u64, value: Vec<u8>) -> Vec<u8> {
+    seal::seal(&index.to_be_bytes(), value)
+}
+
+/// An entry as it was before it was kept.
+pub(super) fn entry_at(index: u64, found: &[u8]) -> Result<Vec<u8>, DiskError> {
+    unsealed(&index.to_be_bytes(), found, index)
+}
+
+/// What is in a value of `meta` or the log, which is `what` in words.
+pub(super) fn unsealed(
+    name: &[u8],
+    found: &[u8],
+    what: impl std::fmt::Display,
+) -> Result<Vec<u8>, DiskError> {
+    let value = seal::unseal(name, found);
+    let value = value.map_err(|error| DiskError::Damaged(format!("{what}: {error}")))?;
+    Ok(value.to_vec())
 }
 
 /// Has `work` done by the executor, and waits for it.
@@ -336,8 +376,14 @@ async fn on<T: Send + 'static>(
 ) -> Result<T, DiskError> {
     let (sender, done) = oneshot::channel();
     executor.execute(Box::new(move || {
+        // redb panics at some pages that it can't have written.
+        let done = std::panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+            Err(DiskError::Damaged(
+                "reading or writing it has panicked".to_owned(),
+            ))
+        });
         // Whoever asked may have gone.
-        let _ = sender.send(work());
+        let _ = sender.send(done);
     }));
     done.await.unwrap_or_else(|_| {
         Err(DiskError::Access(

@@ -1,8 +1,9 @@
 //! openraft's log and vote on [`Disk`].
 
+use std::collections::VecDeque;
 use std::fmt::Debug;
-use std::ops::RangeBounds;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ops::{Bound, RangeBounds};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{
@@ -13,12 +14,65 @@ use super::Types;
 use super::disk::{self, Disk, DiskError, LOG};
 use crate::state::encoding;
 
+/// Of the newest entries, so many bytes are kept in memory: each is read once to be applied and once for each follower, mostly as soon as it is
+/// written.
+const RECENT_BYTES_MAX: usize = 1 << 20;
+
 /// The log.
 #[derive(Clone)]
 pub(super) struct LogStore {
     disk: Disk,
     /// What openraft asks for at start and after each change; the disk has the same.
     ends: Arc<Mutex<Ends>>,
+    recent: Arc<Mutex<Recent>>,
+}
+
+/// The newest entries, one after the other.
+#[derive(Default)]
+struct Recent {
+    /// And the bytes of each.
+    entries: VecDeque<(Entry<Types>, usize)>,
+    bytes: usize,
+}
+
+impl Recent {
+    fn add(&mut self, entry: Entry<Types>, bytes: usize) {
+        let last = self.entries.back().map(|(last, _)| last.log_id.index);
+        if last.is_some_and(|last| last + 1 != entry.log_id.index) {
+            self.keep(|_| false);
+        }
+        self.entries.push_back((entry, bytes));
+        self.bytes += bytes;
+        while self.bytes > RECENT_BYTES_MAX && self.entries.len() > 1 {
+            let first = self.entries.pop_front();
+            self.bytes -= first.map_or(0, |(_, bytes)| bytes);
+        }
+    }
+
+    /// Those of these indices that are still in the log.
+    fn keep(&mut self, is_in: impl Fn(u64) -> bool) {
+        self.entries.retain(|(entry, _)| is_in(entry.log_id.index));
+        self.bytes = self.entries.iter().map(|(_, bytes)| bytes).sum();
+    }
+
+    /// None: not all of them are here, and it is for the disk to tell.
+    fn range(&self, range: &impl RangeBounds<u64>) -> Option<Vec<Entry<Types>>> {
+        let first = self.entries.front()?.0.log_id.index;
+        let from = match range.start_bound() {
+            Bound::Included(from) => *from,
+            Bound::Excluded(_) | Bound::Unbounded => return None,
+        };
+        let until = match range.end_bound() {
+            Bound::Excluded(until) => *until,
+            Bound::Included(last) => last.checked_add(1)?,
+            Bound::Unbounded => return None,
+        };
+        let skipped = usize::try_from(from.checked_sub(first)?).ok()?;
+        let count = usize::try_from(until.checked_sub(from)?).ok()?;
+        let is_here = skipped.checked_add(count)? <= self.entries.len();
+        let entries = self.entries.iter().skip(skipped).take(count);
+        is_here.then(|| entries.map(|(entry, _)| entry.clone()).collect())
+    }
 }
 
 #[derive(Clone, Copy, Default)]
@@ -47,6 +101,7 @@ impl LogStore {
         Ok(Self {
             disk,
             ends: Arc::new(Mutex::new(ends)),
+            recent: Arc::default(),
         })
     }
 
@@ -59,6 +114,10 @@ impl LogStore {
         *self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn set_ends(&self, change: impl FnOnce(&mut Ends)) {
         change(&mut self.ends.lock().unwrap_or_else(PoisonError::into_inner));
     }
@@ -69,6 +128,10 @@ impl RaftLogReader<Types> for LogStore {
         &mut self,
         range: RB,
     ) -> Result<Vec<Entry<Types>>, StorageError<u64>> {
+        let found = self.recent().range(&range);
+        if let Some(found) = found {
+            return Ok(found);
+        }
         let range = (range.start_bound().cloned(), range.end_bound().cloned());
         let entries = self
             .disk
@@ -134,12 +197,14 @@ impl RaftLogStorage<Types> for LogStore {
         I::IntoIter: OptionalSend,
     {
         let mut last = None;
-        let mut encoded = Vec::new();
+        let (mut encoded, mut recent) = (Vec::new(), Vec::new());
         for entry in entries {
             let bytes = encoding::encode(&entry)
                 .map_err(|e| StorageIOError::write_log_entry(entry.log_id, &e))?;
-            encoded.push((entry.log_id.index, bytes));
             last = Some(entry.log_id);
+            recent.push((bytes.len(), entry.clone()));
+            let index = entry.log_id.index;
+            encoded.push((index, disk::sealed_entry(index, bytes)));
         }
         let committed = self.ends().committed;
         let written = self
@@ -150,12 +215,18 @@ impl RaftLogStorage<Types> for LogStore {
                     table.insert(index, bytes.as_slice())?;
                 }
                 drop(table);
+                if let Some(last) = last {
+                    disk::put(transaction, "last", &last.index)?;
+                }
                 committed.map_or(Ok(()), |id| disk::put(transaction, "committed", &id))
             })
             .await;
         match written {
             Ok(()) => {
                 self.set_ends(|ends| ends.last = last.max(ends.last));
+                for (bytes, entry) in recent {
+                    self.recent().add(entry, bytes);
+                }
                 callback.log_io_completed(Ok(()));
                 Ok(())
             }
@@ -167,13 +238,17 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn truncate(&mut self, from: LogId<u64>) -> Result<(), StorageError<u64>> {
+        self.recent().keep(|index| index < from.index);
         let removed = self
             .disk
             .write(move |transaction| {
                 transaction
                     .open_table(LOG)?
                     .retain_in(from.index.., |_, _| false)?;
-                Ok(())
+                match from.index.checked_sub(1) {
+                    Some(last) => disk::put(transaction, "last", &last),
+                    None => disk::remove(transaction, "last"),
+                }
             })
             .await;
         removed.map_err(|e| StorageIOError::write_logs(&e))?;
@@ -190,12 +265,15 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn purge(&mut self, upto: LogId<u64>) -> Result<(), StorageError<u64>> {
+        self.recent().keep(|index| index > upto.index);
+        let last = self.last_index().max(Some(upto.index));
         let purged = self
             .disk
             .write(move |transaction| {
                 transaction
                     .open_table(LOG)?
                     .retain_in(..=upto.index, |_, _| false)?;
+                disk::put(transaction, "last", &last)?;
                 disk::put(transaction, "purged", &upto)
             })
             .await;

@@ -64,7 +64,7 @@ impl Machine {
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         let applied = state.apply(command);
-        self.shared.observer.applied(&state, applied.events);
+        self.shared.observer.applied(&state, &applied.changes);
         applied.result
     }
 
@@ -214,7 +214,7 @@ async fn save(
     let written = disk
         .write(move |transaction| {
             disk::put(transaction, "snapshot-of", &meta)?;
-            disk::put_bytes(transaction, "snapshot", &bytes)
+            disk::put_bytes(transaction, "snapshot", bytes)
         })
         .await;
     Ok(written.map_err(|e| StorageIOError::write_snapshot(Some(signature), &e))?)

@@ -6,45 +6,66 @@
 //! The file is read and written by a thread of its own ([`DiskThread`]): nothing that clients do on the node can hold commands up.
 //!
 //! After the first write that fails, this replica takes no more commands: what the disk holds is then unknown, and only a restart,
-//! which reads it again, can tell.
+//! which reads it again, can tell. A file that is damaged, or lacks something that was acknowledged, is not used at all ([`seal`], [`mark`],
+//! [`audit`]): its node has promised things that it doesn't know of any more.
 
+mod audit;
 mod batch;
 mod disk;
+mod election;
 mod executor;
+mod file;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod log;
 mod machine;
+mod mark;
+mod members;
 mod peers;
+mod seal;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Deref;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::{BasicNode, ChangeMembers, Config, Raft, SnapshotPolicy};
+use openraft::raft::InstallSnapshotRequest;
+use openraft::{BasicNode, Config, Raft, SnapshotPolicy, Vote};
+use tokio::time::Instant;
 
-use crate::state::{Command, Event, NodeId, Outcome, Refusal, State, encoding};
+use crate::state::{Change, Command, NodeId, Outcome, Refusal, State, encoding};
 
 use batch::{Answers, Batch, Leader, Proposals};
+use election::{Behind, Heard, Heartbeats};
 use peers::{Peers, Reply, Request};
 
 pub use disk::DiskError;
 pub use executor::{DiskThread, Executor, Work};
+pub use file::Storage;
+pub use members::Standing;
 pub use peers::{NoPeers, Transport, TransportError};
 
-/// A leader that is silent for this long (to twice this) is replaced. Far above a home disk's slowest `fsync`, which delays heartbeats too.
-const ELECTION_TIMEOUT: Duration = Duration::from_millis(1500);
-/// Between a leader's signs of life: three may be lost before an election. Also how often an idle replica wakes up.
-const HEARTBEAT: Duration = Duration::from_millis(500);
+/// For as long after a leader's last sign of life a node votes for nobody else. Then it asks for votes itself, soon ([`election`] has the sum):
+/// writes go on within two seconds of a leader's death. Two signs may be lost before that; and it is as long as those two seconds allow, for
+/// whatever delays a sign by more, a slow disk or a node that has too much to do, costs an election.
+pub(crate) const LEASE: Duration = Duration::from_millis(1_100);
+/// Between a leader's signs of life. Also how often an idle replica wakes up.
+pub(crate) const HEARTBEAT: Duration = Duration::from_millis(360);
 /// Entries between snapshots: replaying this many takes some 10 ms, writing a snapshot of a thousand containers about as long.
-const ENTRIES_PER_SNAPSHOT: u64 = 2000;
+pub(crate) const ENTRIES_PER_SNAPSHOT: u64 = 2000;
 /// Entries kept behind a snapshot for peers that lag a little.
-const ENTRIES_KEPT: u64 = 500;
+pub(crate) const ENTRIES_KEPT: u64 = 500;
 /// A part of a snapshot is taken by a peer within this: 3 MiB through a slow link, and written to a slow disk with the last.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a start waits for a leader. One node alone leads at once, and this bounds the wait on a disk that hangs.
 const LEADER_PATIENCE: Duration = Duration::from_secs(60);
+
+#[cfg(not(feature = "simulation"))]
+type Runtime = openraft::TokioRuntime;
+#[cfg(feature = "simulation")]
+type Runtime = crate::simulation::runtime::Seeded;
 
 openraft::declare_raft_types!(
     /// The types that openraft is used with.
@@ -55,7 +76,7 @@ openraft::declare_raft_types!(
         Node = BasicNode,
         Entry = openraft::Entry<Types>,
         SnapshotData = std::io::Cursor<Vec<u8>>,
-        AsyncRuntime = openraft::TokioRuntime,
+        AsyncRuntime = Runtime,
 );
 
 /// Why a replica could not do something. A refusal by the state machine is not among these.
@@ -74,8 +95,8 @@ pub enum ReplicaError {
 
 /// Hears of every change, in order, while the state is still as that change left it. Called with the state locked: it must not wait.
 pub trait Observer: Send + Sync + 'static {
-    /// `events` are one command's.
-    fn applied(&self, state: &State, events: Vec<Event>);
+    /// `changes` are one command's.
+    fn applied(&self, state: &State, changes: &[Change]);
 
     /// The state is another: one that was read from the disk at start, or a later one that has come from a peer. What happened in
     /// between is known by its result only.
@@ -96,12 +117,13 @@ pub struct Replica {
     proposals: Proposals,
     disk: disk::Disk,
     shared: Arc<Shared>,
+    heartbeats: Heartbeats,
 }
 
 /// How a replica begins, and reaches others.
 pub struct Start {
     /// Where the file is.
-    pub dir: PathBuf,
+    pub storage: Storage,
     /// Becomes the node's id when it has none.
     pub random: u64,
     /// Where others reach this node, which founds a cluster unless it is in one; None: it waits for one to take it in.
@@ -122,7 +144,7 @@ impl Replica {
     ) -> Result<Self, ReplicaError> {
         let thread = DiskThread::start().map_err(|e| DiskError::Access(e.to_string()))?;
         let start = Start {
-            dir: dir.to_owned(),
+            storage: dir.into(),
             random,
             founds: Some(String::new()),
             executor: Arc::new(thread),
@@ -133,10 +155,22 @@ impl Replica {
         Ok(replica)
     }
 
+    /// Gives up what is under `dir`, unless it is this node's: the cluster that a node had for itself, once another has taken it in by
+    /// another id. Called before that is opened. Blocks.
+    pub fn forget_other(dir: &Path, node: NodeId) -> Result<(), ReplicaError> {
+        file::forget(dir, |known| known != Some(node))?;
+        Ok(())
+    }
+
+    /// Gives up what is under `dir`, if it is this node's: one that has left its cluster. True: it was. As above.
+    pub fn forget_own(dir: &Path, node: NodeId) -> Result<bool, ReplicaError> {
+        Ok(file::forget(dir, |known| known == Some(node))?)
+    }
+
     /// Opens what is there, founds a cluster if that is asked for and there is none, and takes part. There may be no leader yet
     /// ([`Replica::led`]); the state is the one of the last snapshot, and what is known to be committed after it follows.
     pub async fn start(start: Start, observer: Arc<dyn Observer>) -> Result<Self, ReplicaError> {
-        let disk = disk::Disk::open(&start.dir, start.random, start.executor).await?;
+        let disk = disk::Disk::open(start.storage, start.random, start.executor).await?;
         let node = disk.node;
         let shared = Arc::new(Shared {
             state: RwLock::default(),
@@ -146,19 +180,24 @@ impl Replica {
         let is_new = log.last_index().is_none();
         let machine = machine::Machine::restore(disk.clone(), Arc::clone(&shared)).await?;
         let millis = |duration: Duration| duration.as_millis() as u64;
+        let (per_snapshot, kept) = snapshots();
         let config = Config {
             cluster_name: "hearth".into(),
-            heartbeat_interval: millis(HEARTBEAT),
-            election_timeout_min: millis(ELECTION_TIMEOUT),
-            election_timeout_max: 2 * millis(ELECTION_TIMEOUT),
+            // openraft looks whether one is due at one and a half times this, and at no other time.
+            heartbeat_interval: millis(HEARTBEAT) * 2 / 3,
+            enable_elect: false,
+            // How long a vote is waited for; and how long voters refuse others.
+            election_timeout_min: millis(LEASE) - 1,
+            election_timeout_max: millis(LEASE),
             install_snapshot_timeout: millis(CHUNK_TIMEOUT),
-            snapshot_policy: SnapshotPolicy::LogsSinceLast(ENTRIES_PER_SNAPSHOT),
-            max_in_snapshot_log_to_keep: ENTRIES_KEPT,
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(per_snapshot),
+            max_in_snapshot_log_to_keep: kept,
             ..Config::default()
         };
         let unavailable = |e: &dyn std::fmt::Display| ReplicaError::Unavailable(e.to_string());
         let config = config.validate().map_err(|e| unavailable(&e))?;
-        let peers = Peers(start.transport);
+        let behind = Behind::default();
+        let peers = Peers::new(start.transport, Arc::clone(&behind));
         let raft = Raft::new(node.0, Arc::new(config), peers.clone(), log, machine)
             .await
             .map_err(|e| unavailable(&e))?;
@@ -168,13 +207,25 @@ impl Replica {
                 .await
                 .map_err(|e| unavailable(&e))?;
         }
-        let leader = Leader { node, raft, peers };
+        let leader = Leader {
+            node,
+            raft,
+            peers,
+            last_moment: Arc::default(),
+        };
         if leader.is_alone() && !is_new {
             // Nobody to wait for.
             let elected = leader.raft.trigger().elect().await;
             elected.map_err(|e| unavailable(&e))?;
         }
+        let heartbeats = Heartbeats::default();
+        tokio::spawn(election::elect_in_time(
+            leader.clone(),
+            heartbeats.subscribe(),
+            behind,
+        ));
         Ok(Self {
+            heartbeats,
             proposals: Proposals::to(leader.clone(), disk.starts),
             leader,
             disk,
@@ -182,13 +233,21 @@ impl Replica {
         })
     }
 
-    /// Waits for a leader, and until everything that was ever acknowledged anywhere has been applied here.
+    /// Waits for a leader, and until everything that was ever acknowledged anywhere has been applied here. `Unavailable`: not within a minute.
+    /// `Stopped`: never any more.
     pub async fn led(&self) -> Result<(), ReplicaError> {
         let led = self.leader.raft.wait(Some(LEADER_PATIENCE));
-        led.metrics(|m| m.current_leader.is_some(), "a leader")
-            .await
-            .map_err(|e| ReplicaError::Unavailable(e.to_string()))?;
-        self.leader.barrier().await
+        let led = async {
+            led.metrics(|m| m.current_leader.is_some(), "a leader")
+                .await
+                .map_err(|e| ReplicaError::Unavailable(e.to_string()))?;
+            self.leader.barrier().await
+        };
+        tokio::select! {
+            biased;
+            failure = self.failed() => Err(failure),
+            led = led => led,
+        }
     }
 
     /// This node.
@@ -211,11 +270,32 @@ impl Replica {
     async fn reply(&self, request: Request) -> Reply {
         let raft = &self.leader.raft;
         match request {
-            Request::Append(request) => Reply::Append(raft.append_entries(request).await),
+            Request::Append(request) => {
+                let vote = request.vote;
+                self.heard(vote);
+                let appended = raft.append_entries(request).await;
+                self.heard(vote);
+                Reply::Append(appended)
+            }
             Request::Vote(request) => Reply::Vote(raft.vote(request).await),
-            Request::Snapshot(chunk) => Reply::Snapshot(raft.install_snapshot(chunk.into()).await),
+            Request::Snapshot(chunk) => {
+                let request = InstallSnapshotRequest::from(chunk);
+                let vote = request.vote;
+                self.heard(vote);
+                let installed = raft.install_snapshot(request).await;
+                self.heard(vote);
+                Reply::Snapshot(installed)
+            }
             Request::Propose(batch) => Reply::Proposed(self.leader.commit_here(batch).await),
             Request::Committed => Reply::Committed(self.leader.committed_here().await),
+        }
+    }
+
+    /// A sign of life, of the leader if that is its vote: before its entries are written and after, since a slow disk isn't the leader's death.
+    fn heard(&self, vote: Vote<u64>) {
+        if self.leader.raft.server_metrics().borrow().vote == vote {
+            let at = Instant::now();
+            self.heartbeats.send_replace(Some(Heard { vote, at }));
         }
     }
 
@@ -224,36 +304,12 @@ impl Replica {
         self.leader.barrier().await
     }
 
-    /// Takes a node in, or tells where it is now: it gets everything, and has no vote. Only where this node leads.
-    pub async fn admit(&self, node: NodeId, address: String) -> Result<(), ReplicaError> {
-        let admitted = self
-            .leader
-            .raft
-            .add_learner(node.0, BasicNode::new(address), false);
-        admitted
-            .await
-            .map(drop)
-            .map_err(|e| ReplicaError::Unavailable(e.to_string()))
-    }
-
-    /// Gives these members, and nobody else, a vote. Only where this node leads.
-    pub async fn set_voters(&self, voters: BTreeSet<NodeId>) -> Result<(), ReplicaError> {
-        let voters: BTreeSet<u64> = voters.into_iter().map(|node| node.0).collect();
-        let changed = self.leader.raft.change_membership(voters, true);
-        changed
-            .await
-            .map(drop)
-            .map_err(|e| ReplicaError::Unavailable(e.to_string()))
-    }
-
-    /// Throws a node without a vote out. Its id is never used again. Only where this node leads.
-    pub async fn expel(&self, node: NodeId) -> Result<(), ReplicaError> {
-        let change = ChangeMembers::RemoveNodes(BTreeSet::from([node.0]));
-        let changed = self.leader.raft.change_membership(change, true);
-        changed
-            .await
-            .map(drop)
-            .map_err(|e| ReplicaError::Unavailable(e.to_string()))
+    /// Asks the voters whether this node leads, once and only here. After it, everything is applied here that was committed in earlier terms,
+    /// and its own term's first entry.
+    pub async fn confirm(&self) -> Result<(), ReplicaError> {
+        let index = self.leader.committed_here().await;
+        let index = index.map_err(|e| ReplicaError::Unavailable(e.to_string()))?;
+        self.leader.applied(index).await
     }
 
     /// Commit a command. Returns once it is on disk and applied here.
@@ -261,6 +317,10 @@ impl Replica {
         &self,
         command: Command,
     ) -> Result<Result<Outcome, Refusal>, ReplicaError> {
+        // Before it is in the log, which every member reads.
+        if !self.state().understands(command.features()) {
+            return Ok(Err(Refusal::TooNew));
+        }
         self.proposals.propose(command).await
     }
 
@@ -285,6 +345,16 @@ impl Replica {
         }
     }
 
+    /// The node goes down. What can be decided still is; but where nobody leads, a moment is all that anybody waits for from now on.
+    pub fn hurry(&self) {
+        self.leader.hurry();
+    }
+
+    /// [`Replica::hurry`] was called.
+    pub fn hurries(&self) -> bool {
+        self.leader.last_moment.get().is_some()
+    }
+
     /// Write what is still in memory and stop.
     pub async fn close(&self) {
         if let Err(error) = self.leader.raft.shutdown().await {
@@ -296,5 +366,14 @@ impl Replica {
     }
 }
 
+/// After how many entries a snapshot is made, and how many stay behind it.
+fn snapshots() -> (u64, u64) {
+    #[cfg(feature = "simulation")]
+    if let Some(drawn) = crate::simulation::hooks::snapshots() {
+        return drawn;
+    }
+    (ENTRIES_PER_SNAPSHOT, ENTRIES_KEPT)
+}
+
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -4,6 +4,7 @@
 //! leader's entries and proposals name the node that they come from.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Types;
 use super::batch::{Batch, Committed, NotNow};
+use super::election::Behind;
 use crate::state::{NodeId, encoding};
 
 /// How a replica reaches another one.
@@ -129,7 +131,10 @@ pub(super) enum Reply {
 
 /// The way to all peers.
 #[derive(Clone)]
-pub(super) struct Peers(pub Arc<dyn Transport>);
+pub(super) struct Peers {
+    transport: Arc<dyn Transport>,
+    behind: Behind,
+}
 
 /// The way to one.
 #[derive(Clone)]
@@ -137,14 +142,20 @@ pub(super) struct Peer {
     transport: Arc<dyn Transport>,
     node: NodeId,
     address: String,
+    behind: Behind,
 }
 
 impl Peers {
+    pub fn new(transport: Arc<dyn Transport>, behind: Behind) -> Self {
+        Self { transport, behind }
+    }
+
     pub fn peer(&self, node: u64, at: &BasicNode) -> Peer {
         Peer {
-            transport: Arc::clone(&self.0),
+            transport: Arc::clone(&self.transport),
             node: NodeId(node),
             address: at.addr.clone(),
+            behind: Arc::clone(&self.behind),
         }
     }
 }
@@ -230,10 +241,15 @@ impl RaftNetwork<Types> for Peer {
         request: VoteRequest<u64>,
         _: RPCOption,
     ) -> Result<VoteResponse<u64>, RPCError<u64, BasicNode, RaftError<u64>>> {
-        self.rpc(Request::Vote(request), |reply| match reply {
+        let own = request.last_log_id;
+        let asked = self.rpc(Request::Vote(request), |reply| match reply {
             Reply::Vote(answer) => Some(answer),
             _ => None,
-        })
-        .await
+        });
+        let answer = asked.await?;
+        if answer.last_log_id > own {
+            self.behind.store(true, Ordering::Relaxed);
+        }
+        Ok(answer)
     }
 }

@@ -1,6 +1,7 @@
 //! What a replica promises across restarts.
 
-mod cluster;
+pub(crate) mod cluster;
+mod damage;
 
 use std::sync::{Arc, Mutex};
 
@@ -10,7 +11,7 @@ use super::disk::Disk;
 use super::log::LogStore;
 use super::machine::Machine;
 use super::{DiskThread, Executor, NoPeers, Observer, Replica, Shared, Start, Types, Work};
-use crate::state::{Action, Command, Event, Outcome, Refusal, State};
+use crate::state::{Change, Command, Outcome, Refusal, State, Stored, Telling, What};
 
 /// openraft's own suite asks this for storage that is empty.
 struct Empty;
@@ -21,7 +22,7 @@ impl StoreBuilder<Types, LogStore, Machine, tempfile::TempDir> for Empty {
     ) -> Result<(tempfile::TempDir, LogStore, Machine), openraft::StorageError<u64>> {
         let dir = tempfile::tempdir().unwrap();
         let thread = Arc::new(DiskThread::start().unwrap());
-        let disk = Disk::open(dir.path(), 0, thread).await.unwrap();
+        let disk = Disk::open(dir.path().into(), 0, thread).await.unwrap();
         let log = LogStore::new(disk.clone()).await.unwrap();
         let shared = Arc::new(Shared {
             state: Default::default(),
@@ -39,16 +40,18 @@ fn the_storage_is_what_openraft_expects() {
 
 struct Nobody;
 impl Observer for Nobody {
-    fn applied(&self, _: &State, _: Vec<Event>) {}
+    fn applied(&self, _: &State, _: &[Change]) {}
     fn replaced(&self, _: &State) {}
 }
 
 /// Takes note of what it is told.
 #[derive(Default)]
-struct Notes(Mutex<Vec<(Action, u64)>>);
+struct Notes(Mutex<Vec<(What, u64)>>);
 impl Observer for Notes {
-    fn applied(&self, _: &State, events: Vec<Event>) {
-        let noted = events.into_iter().map(|event| (event.action, event.at_ns));
+    fn applied(&self, _: &State, changes: &[Change]) {
+        let noted = changes
+            .iter()
+            .map(|change| (change.what.clone(), change.at_ns));
         self.0.lock().unwrap().extend(noted);
     }
     fn replaced(&self, _: &State) {}
@@ -65,7 +68,8 @@ fn load(n: u64) -> Command {
         image: format!("sha256:{n:064x}"),
         names: vec![format!("image:{n}")],
         repo_digest: None,
-        action: Action::Load,
+        telling: Telling::Load,
+        stored: Stored::default(),
     }
 }
 
@@ -138,7 +142,7 @@ async fn a_refusal_is_an_answer_and_events_come_in_order() {
     );
     replica.propose(load(1)).await.unwrap().unwrap();
     replica.propose(untag).await.unwrap().unwrap();
-    let noted = [(Action::Load, 1), (Action::Untag, 0)];
+    let noted = [(What::Loaded, 1), (What::Untagged, 0)];
     assert_eq!(*notes.0.lock().unwrap(), noted);
     replica.close().await;
 }
@@ -171,7 +175,7 @@ async fn commands_that_wait_for_the_disk_share_its_next_write_and_keep_their_ord
     let notes = Arc::<Notes>::default();
     let observer = Arc::<Notes>::clone(&notes);
     let start = Start {
-        dir: dir.path().to_owned(),
+        storage: dir.path().into(),
         random: 7,
         founds: Some(String::new()),
         executor: disk,
@@ -230,7 +234,8 @@ async fn large_commands_do_not_share_an_entry() {
             at_ns,
             image,
             repo_digest,
-            action,
+            telling,
+            stored,
             ..
         } = load(n)
         else {
@@ -243,7 +248,8 @@ async fn large_commands_do_not_share_an_entry() {
             image,
             names,
             repo_digest,
-            action,
+            telling,
+            stored,
         }
     };
     let all = futures_util::future::join_all((0..3).map(|n| replica.propose(large(n)))).await;

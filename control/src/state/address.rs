@@ -4,16 +4,18 @@ use std::net::Ipv4Addr;
 
 use rpds::RedBlackTreeMapSync;
 
-/// The pods' network, 10.88.0.0/16: private (RFC 1918), and the one that podman's users already know to avoid elsewhere.
+/// The pods' network, 10.88.0.0/14: private (RFC 1918), and beginning where podman's users already know to avoid it elsewhere. The lowest free
+/// address is given, so that a home never sees more of it than its first part, and whatever is connected by a longer prefix is reached first;
+/// there is room for more than twice the pods of the largest cluster that is measured.
 pub const NETWORK: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 0);
 /// Bits of [`NETWORK`].
-pub const PREFIX: u8 = 16;
+pub const PREFIX: u8 = 14;
 /// The node's own address in it, every pod's next hop.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
 /// The first that a pod may have.
 const FIRST: u32 = Ipv4Addr::new(10, 88, 0, 2).to_bits();
 /// The last: the one after it is the network's broadcast address.
-const LAST: u32 = Ipv4Addr::new(10, 88, 255, 254).to_bits();
+const LAST: u32 = Ipv4Addr::new(10, 91, 255, 254).to_bits();
 
 /// Addresses that nobody has, as ranges: first and last of each.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,6 +65,14 @@ impl Gaps {
             last = end;
         }
         self.0.insert_mut(first, last);
+    }
+
+    /// Somebody has all but the last few, of which there are so many. Returns how many there were.
+    #[cfg(test)]
+    pub fn leave(&mut self, few: u32) -> u32 {
+        let free = self.0.iter().map(|(first, last)| last - first + 1).sum();
+        self.0 = RedBlackTreeMapSync::new_sync().insert(LAST + 1 - few, LAST);
+        free
     }
 
     /// The range that an address is in.

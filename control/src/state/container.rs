@@ -1,13 +1,13 @@
 //! Containers: what was asked for, and where they are in their life.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ContainerId, ContainerName, NodeId, Signal, Tenant};
+use super::{ContainerId, ContainerName, PodId, Signal, Tenant};
 
-/// One container.
+/// One container: an image, a layer and a process in a pod.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Container {
     /// Never reused.
@@ -16,8 +16,8 @@ pub struct Container {
     pub tenant: Tenant,
     /// Unique within the tenant.
     pub name: ContainerName,
-    /// Where it runs, or will.
-    pub node: NodeId,
+    /// The machine that it is in.
+    pub pod: PodId,
     /// Nanoseconds since the Unix epoch.
     pub created_ns: u64,
     /// `sha256:…` of the image's configuration. A tag that moves later changes nothing.
@@ -26,114 +26,201 @@ pub struct Container {
     pub image_name: String,
     /// What was asked for, the image's defaults merged in.
     pub spec: ContainerSpec,
-    /// Where it is in its life.
+    /// What users want of it now. Agents never write it.
+    pub wanted: Wanted,
+    /// What it is, as far as its node has told. Users never write it.
     pub status: Status,
-    /// The pod's address; from creation to removal. None: no network (`--network none`).
-    pub address: Option<Ipv4Addr>,
+    /// The layer of another container that this one keeps: of one that was started elsewhere when its node was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer: Option<Layer>,
+    /// The state's revision that changed it last.
+    pub version: u64,
+}
+
+/// A writable layer on a node's disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Layer {
+    /// The container that it was made for.
+    pub container: ContainerId,
+    /// Of its pod's assignment that it was made in: each begins with a fresh layer.
+    pub epoch: u64,
+}
+
+/// What users want of a container.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Wanted {
+    /// It is to run: until a user has it end, or it has ended and its policy asks for no more.
+    #[serde(skip_serializing_if = "is_default")]
+    pub up: bool,
+    /// Counts the starts that users have asked for. What runs because of an earlier one is to end first.
+    #[serde(skip_serializing_if = "is_default")]
+    pub start: u64,
+    /// That start was a `restart`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub restart: bool,
+    /// How what runs, or boots, is to end, where it is to.
+    #[serde(skip_serializing_if = "is_default")]
+    pub stop: Option<Stop>,
+    /// It is to go once it has ended.
+    #[serde(skip_serializing_if = "is_default")]
+    pub removed: bool,
+}
+
+/// How a run is to be ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stop {
+    /// Sent first.
+    pub signal: Signal,
+    /// From then to SIGKILL, seconds; None: never.
+    pub timeout_s: Option<u64>,
+    /// The state's revision that asked for it: a later one is sent though an earlier was.
+    pub revision: u64,
+    /// By `stop` or `restart`, not `kill`: those who watch are told of its end as well.
+    pub tell: bool,
 }
 
 /// What a container is to be. The image's defaults are merged in.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ContainerSpec {
     /// Run before `command`'s words.
+    #[serde(skip_serializing_if = "is_default")]
     pub entrypoint: Vec<String>,
     /// Arguments, or the program where `entrypoint` is empty.
+    #[serde(skip_serializing_if = "is_default")]
     pub command: Vec<String>,
     /// `NAME=value`, the image's first.
+    #[serde(skip_serializing_if = "is_default")]
     pub env: Vec<String>,
     /// Empty: `/`.
+    #[serde(skip_serializing_if = "is_default")]
     pub working_dir: String,
     /// As `docker run -u`.
+    #[serde(skip_serializing_if = "is_default")]
     pub user: String,
     /// Supplementary groups.
+    #[serde(skip_serializing_if = "is_default")]
     pub groups: Vec<String>,
     /// The image's and the user's.
+    #[serde(skip_serializing_if = "is_default")]
     pub labels: BTreeMap<String, String>,
     /// UTS host name; defaults to the short id.
+    #[serde(skip_serializing_if = "is_default")]
     pub hostname: String,
     /// Domain name, often empty.
+    #[serde(skip_serializing_if = "is_default")]
     pub domainname: String,
     /// Give it a terminal.
+    #[serde(skip_serializing_if = "is_default")]
     pub tty: bool,
     /// Keep stdin open.
+    #[serde(skip_serializing_if = "is_default")]
     pub open_stdin: bool,
     /// Close stdin when the first attached client goes.
+    #[serde(skip_serializing_if = "is_default")]
     pub stdin_once: bool,
     /// As the client said at creation; shown by inspect only.
+    #[serde(skip_serializing_if = "is_default")]
     pub attach: [bool; 3],
     /// `80/tcp`.
+    #[serde(skip_serializing_if = "is_default")]
     pub exposed_ports: BTreeSet<String>,
     /// Ports that the node is to forward to the container.
+    #[serde(skip_serializing_if = "is_default")]
     pub ports: Vec<PortRequest>,
     /// Publish every exposed port (`-P`).
+    #[serde(skip_serializing_if = "is_default")]
     pub publish_all: bool,
     /// Signal that `stop` sends first (`SIGTERM`, `15`), as asked for; empty: SIGTERM.
+    #[serde(skip_serializing_if = "is_default")]
     pub stop_signal: String,
-    /// Seconds that `stop` waits before it kills; None: the API's default.
+    /// Seconds that `stop` waits before it kills, negative: without end; None: docker's default.
+    #[serde(skip_serializing_if = "is_default")]
     pub stop_timeout_s: Option<i64>,
     /// `-m`, bytes; 0: no limit asked for.
+    #[serde(skip_serializing_if = "is_default")]
     pub memory_bytes: u64,
     /// `--cpus` in 1e-9 CPUs; 0: no limit.
+    #[serde(skip_serializing_if = "is_default")]
     pub nano_cpus: u64,
     /// `--pids-limit`; 0: none.
+    #[serde(skip_serializing_if = "is_default")]
     pub pids_limit: u64,
     /// `--storage-opt size=`, bytes; None: the node's default.
-    #[serde(default)]
+    #[serde(skip_serializing_if = "is_default")]
     pub storage_bytes: Option<u64>,
     /// Remove when it exits.
+    #[serde(skip_serializing_if = "is_default")]
     pub auto_remove: bool,
     /// What happens after an exit.
+    #[serde(skip_serializing_if = "is_default")]
     pub restart: RestartPolicy,
     /// Root read-only.
+    #[serde(skip_serializing_if = "is_default")]
     pub read_only: bool,
     /// All capabilities.
+    #[serde(skip_serializing_if = "is_default")]
     pub privileged: bool,
     /// As docker's `CapAdd`.
+    #[serde(skip_serializing_if = "is_default")]
     pub cap_add: Vec<String>,
     /// As docker's `CapDrop`.
+    #[serde(skip_serializing_if = "is_default")]
     pub cap_drop: Vec<String>,
     /// Path and options.
+    #[serde(skip_serializing_if = "is_default")]
     pub tmpfs: BTreeMap<String, String>,
     /// `name:address` for /etc/hosts.
+    #[serde(skip_serializing_if = "is_default")]
     pub extra_hosts: Vec<String>,
     /// Name servers instead of the node's.
+    #[serde(skip_serializing_if = "is_default")]
     pub dns: Vec<String>,
     /// Search domains.
+    #[serde(skip_serializing_if = "is_default")]
     pub dns_search: Vec<String>,
     /// Options for resolv.conf.
+    #[serde(skip_serializing_if = "is_default")]
     pub dns_options: Vec<String>,
     /// The network that it is in.
+    #[serde(skip_serializing_if = "is_default")]
     pub network_mode: NetworkMode,
     /// `--ulimit`: of the main process and of execs; what isn't named here is docker's default.
-    #[serde(default)]
+    #[serde(skip_serializing_if = "is_default")]
     pub ulimits: Vec<Ulimit>,
     /// What the container may not read. None: [`DEFAULT_MASKED_PATHS`], or nothing where it is privileged.
-    #[serde(default)]
+    #[serde(skip_serializing_if = "is_default")]
     pub masked_paths: Option<Vec<String>>,
     /// What the container may not write. None: [`DEFAULT_READONLY_PATHS`], or nothing where it is privileged.
-    #[serde(default)]
+    #[serde(skip_serializing_if = "is_default")]
     pub readonly_paths: Option<Vec<String>>,
     /// First size of the terminal, rows and columns.
-    #[serde(default)]
+    #[serde(skip_serializing_if = "is_default")]
     pub console_size: Option<(u16, u16)>,
     /// Size of /dev/shm, bytes; 0: [`DEFAULT_SHM_BYTES`].
-    #[serde(default)]
+    #[serde(skip_serializing_if = "is_default")]
     pub shm_bytes: u64,
     /// `--init`: the program is not process 1, a small one is that reaps and passes signals on.
-    #[serde(default)]
+    #[serde(skip_serializing_if = "is_default")]
     pub init: bool,
     /// Kernel settings of the container's own (`net.core.somaxconn`) and their values.
-    #[serde(default)]
+    #[serde(skip_serializing_if = "is_default")]
     pub sysctls: BTreeMap<String, String>,
     /// -1000 to 1000; see proc_pid_oom_score_adj(5).
-    #[serde(default)]
+    #[serde(skip_serializing_if = "is_default")]
     pub oom_score_adj: i32,
     /// Who may read its output.
-    #[serde(default)]
+    #[serde(skip_serializing_if = "is_default")]
     pub log_driver: LogDriver,
     /// What `inspect` shows of the request.
-    #[serde(default)]
+    #[serde(skip_serializing_if = "is_default")]
     pub as_asked: AsAsked,
+}
+
+/// Most of what can be asked for isn't, and most of what can happen hasn't: what is as by default isn't written.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// Parts of a request as the client wrote them, in the JSON of the Docker API. Nothing is in force by being here: it is kept because
@@ -305,7 +392,7 @@ pub enum Phase {
     /// Never started.
     #[default]
     Created,
-    /// Its node is starting it.
+    /// A start is asked for, and its first run has not begun yet. Never in a [`Status`]: it lies between that and what is wanted.
     Starting,
     /// Its main process runs.
     Running,
@@ -316,33 +403,77 @@ pub enum Phase {
 /// A run of this length is no failure: the next restart waits as little as the first. docker's own.
 pub const GOOD_RUN_NS: u64 = 10_000_000_000;
 
-/// A container's life so far.
+/// From the stop signal to SIGKILL where nobody says: docker's own.
+const STOP_TIMEOUT_S: u64 = 10;
+
+/// One run of a container. Later ones compare as greater.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Run {
+    /// The scheduler's number of the pod's assignment to a node. 0: there was no run yet.
+    pub epoch: u64,
+    /// The agent's number within it.
+    pub number: u64,
+    /// The user's start that it belongs to ([`Wanted::start`]).
+    pub start: u64,
+}
+
+/// What a container is, as its node has told.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Status {
-    /// Where it is.
+    /// The latest run that was heard of. What is told of an earlier one changes nothing.
+    #[serde(skip_serializing_if = "is_default")]
+    pub run: Run,
+    /// Where that run is.
+    #[serde(skip_serializing_if = "is_default")]
     pub phase: Phase,
     /// The monitor's process id on its node while it runs, else 0.
+    #[serde(skip_serializing_if = "is_default")]
     pub pid: u32,
-    /// When the run that is on, or was last, began to run; nanoseconds since the Unix epoch; 0: there was none.
+    /// When the run began; nanoseconds since the Unix epoch; 0: there was none.
+    #[serde(skip_serializing_if = "is_default")]
     pub started_ns: u64,
     /// Nanoseconds since the Unix epoch; 0: never.
+    #[serde(skip_serializing_if = "is_default")]
     pub finished_ns: u64,
     /// Of the last run.
+    #[serde(skip_serializing_if = "is_default")]
     pub exit: Exit,
-    /// Why it could not be started; empty otherwise.
-    pub error: String,
+    /// Why it could not be started.
+    #[serde(skip_serializing_if = "is_default")]
+    pub failure: Option<Failure>,
     /// Runs begun because of the restart policy since the last start by a user.
+    #[serde(skip_serializing_if = "is_default")]
     pub restarts: u32,
     /// Runs of less than [`GOOD_RUN_NS`] in a row since the last start by a user, that which has ended last included.
-    #[serde(default)]
+    #[serde(skip_serializing_if = "is_default")]
     pub short_runs: u32,
-    /// A user's `stop` or `kill` ended the last run: `unless-stopped` stays down.
-    pub stopped_by_user: bool,
-    /// The forwarded ports of this run, free ones filled in; empty unless running.
-    pub ports: Vec<PortBinding>,
     /// Processes of this run, or the last, that the kernel has killed for want of memory, as far as it was told.
-    #[serde(default)]
+    #[serde(skip_serializing_if = "is_default")]
     pub oom_kills: u64,
+}
+
+/// Why a run could not begin.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What kind of thing it was.
+    pub kind: FailureKind,
+    /// For the user.
+    pub message: String,
+}
+
+/// See [`Failure::kind`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailureKind {
+    /// The program: it isn't there, can't be executed, is refused.
+    Program,
+    /// The node has less of something than it wants.
+    Exhausted,
+    /// The node's disk is full.
+    DiskFull,
+    /// Something on the node failed.
+    Node,
 }
 
 /// How the main process ended.
@@ -355,19 +486,37 @@ pub struct Exit {
 }
 
 impl Container {
-    /// A start has been committed and no exit since.
+    /// Where it is in its life.
+    pub fn phase(&self) -> Phase {
+        match self.status.phase {
+            Phase::Running => Phase::Running,
+            _ if self.start_is_open() => Phase::Starting,
+            ended => ended,
+        }
+    }
+
+    /// Nobody has told yet what became of the last start. One that is to end already counts as well, until its node says that nothing of
+    /// it runs: it may be booting.
+    pub fn start_is_open(&self) -> bool {
+        let wanted = &self.wanted;
+        wanted.start > self.status.run.start && (wanted.up || wanted.stop.is_some())
+    }
+
+    /// It runs, or is about to because a user has started it.
     pub fn is_up(&self) -> bool {
-        matches!(self.status.phase, Phase::Starting | Phase::Running)
+        matches!(self.phase(), Phase::Starting | Phase::Running)
     }
 
     /// Between two runs: its policy asks for another one after the run that has ended.
     pub fn awaits_restart(&self) -> bool {
+        self.wanted.up && self.phase() == Phase::Exited
+    }
+
+    /// Whether its policy asks for another run after the last.
+    pub(super) fn policy_wants_more(&self) -> bool {
         let status = &self.status;
-        if status.phase != Phase::Exited || status.stopped_by_user {
-            return false;
-        }
         // One that a user could not even start is the user's to correct; docker does so as well.
-        if !status.error.is_empty() && status.restarts == 0 {
+        if status.failure.is_some() && status.restarts == 0 {
             return false;
         }
         match self.spec.restart {
@@ -376,6 +525,22 @@ impl Container {
             RestartPolicy::OnFailure { maximum_retries } => {
                 status.exit.code != 0 && (maximum_retries == 0 || status.restarts < maximum_retries)
             }
+        }
+    }
+
+    /// The layer that it writes to, where its pod is in an epoch.
+    pub fn layer_in(&self, epoch: u64) -> Layer {
+        self.layer.unwrap_or(Layer {
+            container: self.id,
+            epoch,
+        })
+    }
+
+    /// Seconds from the stop signal to SIGKILL where whoever stops it says nothing of that; None: never.
+    pub fn stop_timeout_s(&self) -> Option<u64> {
+        match self.spec.stop_timeout_s {
+            None => Some(STOP_TIMEOUT_S),
+            Some(seconds) => u64::try_from(seconds).ok(),
         }
     }
 

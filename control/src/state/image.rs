@@ -17,3 +17,16 @@ pub struct ImageRecord {
     /// Nanoseconds since the Unix epoch when it first came.
     pub arrived_ns: u64,
 }
+
+/// The bytes of an image, whoever's it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Stored {
+    /// What a node that has built it says about them ([`crate::image_peers::written`]); nodes check what they get from others against this.
+    /// Empty: no node has said it yet.
+    pub contents: Vec<u8>,
+    /// Bytes that it takes on a node's disk.
+    pub bytes: u64,
+    /// Members that have just that.
+    pub nodes: std::collections::BTreeSet<super::NodeId>,
+}

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as DeserializeError, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A name that can't be one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -29,10 +30,19 @@ pub enum NameError {
 #[serde(try_from = "String", into = "String")]
 pub struct Tenant(String);
 
-/// 64 lower-case hexadecimal digits.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct ContainerId(String);
+/// Names a container for ever: 32 random bytes, 64 lower-case hexadecimal digits as text.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ContainerId([u8; 32]);
+
+/// Names a pod for ever. A pod that was made for one container has that container's bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodId([u8; 32]);
+
+impl From<ContainerId> for PodId {
+    fn from(id: ContainerId) -> Self {
+        Self(id.0)
+    }
+}
 
 /// A container's name without docker's leading slash.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -51,6 +61,13 @@ const TENANT_MAX: usize = 64;
 impl Tenant {
     /// The owner's own tenant, which may also manage nodes.
     pub const OWNER: &str = "owner";
+
+    /// [`Self::OWNER`].
+    pub fn owner() -> Self {
+        Self::OWNER
+            .parse()
+            .expect("it is made of letters, and short")
+    }
 }
 
 impl TryFrom<String> for Tenant {
@@ -66,32 +83,109 @@ impl TryFrom<String> for Tenant {
     }
 }
 
-impl TryFrom<String> for ContainerId {
-    type Error = NameError;
-    fn try_from(id: String) -> Result<Self, NameError> {
-        let ok = id.len() == 64 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        if ok {
-            Ok(Self(id))
-        } else {
-            Err(NameError::Id(id))
+/// Digits of an id that tools show.
+const SHORT: usize = 12;
+
+macro_rules! id {
+    ($($name:ident),*) => {$(
+        impl $name {
+            /// No id is less.
+            pub(super) const LEAST: Self = Self([0; 32]);
+
+            /// The id made of 32 random bytes.
+            pub fn from_random(bytes: [u8; 32]) -> Self {
+                Self(bytes)
+            }
+
+            /// The twelve digits that tools show.
+            pub fn short(&self) -> String {
+                hex::encode(&self.0[..SHORT / 2])
+            }
         }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+        }
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+        impl FromStr for $name {
+            type Err = NameError;
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                let lower = text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+                let mut bytes = [0; 32];
+                match hex::decode_to_slice(text, &mut bytes) {
+                    Ok(()) if lower => Ok(Self(bytes)),
+                    _ => Err(NameError::Id(text.to_owned())),
+                }
+            }
+        }
+        /// Bytes where nobody reads it, text where somebody does.
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                if serializer.is_human_readable() {
+                    serializer.collect_str(self)
+                } else {
+                    serializer.serialize_bytes(&self.0)
+                }
+            }
+        }
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                if deserializer.is_human_readable() {
+                    let text = String::deserialize(deserializer)?;
+                    text.parse().map_err(D::Error::custom)
+                } else {
+                    deserializer.deserialize_bytes(IdBytes).map(Self)
+                }
+            }
+        }
+    )*};
+}
+id!(ContainerId, PodId);
+
+/// Takes the bytes of an id.
+struct IdBytes;
+
+impl Visitor<'_> for IdBytes {
+    type Value = [u8; 32];
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("32 bytes")
+    }
+
+    fn visit_bytes<E: DeserializeError>(self, bytes: &[u8]) -> Result<[u8; 32], E> {
+        let wrong = || E::invalid_length(bytes.len(), &self);
+        bytes.try_into().map_err(|_| wrong())
     }
 }
 
 impl ContainerId {
-    /// The id made of 32 random bytes.
-    pub fn from_random(bytes: [u8; 32]) -> Self {
-        Self(bytes.iter().map(|b| format!("{b:02x}")).collect())
+    /// The least id that begins with these digits; None: no id does.
+    pub(super) fn least_with(beginning: &str) -> Option<Self> {
+        let mut text = beginning.to_owned();
+        (text.len() <= 64).then(|| text.extend(std::iter::repeat_n('0', 64 - text.len())))?;
+        text.parse().ok()
     }
 
-    /// The least of all ids that begin so; it may be none itself.
-    pub(super) fn bound(beginning: &str) -> Self {
-        Self(beginning.to_owned())
+    /// Whether its text begins so.
+    pub fn begins_with(&self, digits: &str) -> bool {
+        self.to_string().starts_with(digits)
     }
+}
 
-    /// The twelve digits that tools show.
-    pub fn short(&self) -> &str {
-        &self.0[..12]
+impl From<ContainerId> for String {
+    fn from(id: ContainerId) -> Self {
+        id.to_string()
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
     }
 }
 
@@ -145,4 +239,4 @@ macro_rules! text {
         }
     )*};
 }
-text!(Tenant, ContainerId, ContainerName);
+text!(Tenant, ContainerName);

@@ -2,21 +2,20 @@
 
 use std::net::IpAddr;
 
-use super::{Container, PortBinding, PortRequest, Protocol, Refusal, State};
+use super::{Container, PodId, Pods, PortBinding, PortRequest, Protocol, Refusal};
 
 /// Where ports are picked when none is named: Linux's own default for ephemeral ports, the habit users know from docker.
 const EPHEMERAL: std::ops::RangeInclusive<u16> = 32768..=60999;
 /// TCP ports that the node itself listens on, or will: the Docker API, peers, the Kubernetes API.
 const RESERVED_TCP: [u16; 3] = [2376, 2377, 6443];
+/// UDP ports that the node itself listens on where it has others: their pods' packets (WireGuard). Led to a pod, it would part its node
+/// from all others' pods.
+const RESERVED_UDP: [u16; 1] = [51_820];
 
-/// The ports of a container's next run: those asked for, checked against every other run on its node, free ones filled in.
-pub(super) fn assign(state: &State, container: &Container) -> Result<Vec<PortBinding>, Refusal> {
-    let mut taken: Vec<PortBinding> = state
-        .containers
-        .up_on(container.node)
-        .filter(|other| other.id != container.id)
-        .flat_map(|other| other.status.ports.iter().cloned())
-        .collect();
+/// The ports of a pod whose container is started: those asked for, checked against every other pod's, free ones filled in. A port leads
+/// to its pod from every node, so that nobody has to know where that is.
+pub(super) fn assign(pods: &Pods, container: &Container) -> Result<Vec<PortBinding>, Refusal> {
+    let mut own: Vec<PortBinding> = Vec::new();
     let mut wanted = container.spec.ports.clone();
     if container.spec.publish_all {
         wanted.extend(exposed(container));
@@ -29,9 +28,9 @@ pub(super) fn assign(state: &State, container: &Container) -> Result<Vec<PortBin
         let request = &wanted[at];
         let free = candidates(request)
             .map(|port| request.at(port))
-            .find(|candidate| is_free(&taken, candidate))
+            .find(|candidate| is_free(pods, container.pod, &own, candidate))
             .ok_or_else(|| in_use(request))?;
-        taken.push(free.clone());
+        own.push(free.clone());
         assigned[at] = Some(free);
     }
     Ok(assigned.into_iter().flatten().collect())
@@ -79,14 +78,21 @@ fn exposed(container: &Container) -> impl Iterator<Item = PortRequest> + '_ {
     })
 }
 
-fn is_free(taken: &[PortBinding], wanted: &PortBinding) -> bool {
-    let reserved = wanted.protocol == Protocol::Tcp && RESERVED_TCP.contains(&wanted.host_port);
-    !reserved
-        && !taken.iter().any(|other| {
-            other.protocol == wanted.protocol
-                && other.host_port == wanted.host_port
-                && overlap(other.host_ip, wanted.host_ip)
-        })
+fn is_free(pods: &Pods, pod: PodId, own: &[PortBinding], wanted: &PortBinding) -> bool {
+    let reserved: &[u16] = match wanted.protocol {
+        Protocol::Tcp => &RESERVED_TCP,
+        Protocol::Udp => &RESERVED_UDP,
+    };
+    let is_reserved = reserved.contains(&wanted.host_port);
+    let of_others = pods
+        .holders(wanted.protocol, wanted.host_port)
+        .any(|(address, holder)| holder != pod && overlap(address, wanted.host_ip));
+    let of_own = own.iter().any(|other| {
+        other.protocol == wanted.protocol
+            && other.host_port == wanted.host_port
+            && overlap(other.host_ip, wanted.host_ip)
+    });
+    !is_reserved && !of_others && !of_own
 }
 
 /// Two listeners would collide: same address, or one of them on all.
@@ -98,7 +104,7 @@ fn overlap(a: Option<IpAddr>, b: Option<IpAddr>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{ContainerId, ContainerSpec, NodeId, Phase, Status};
+    use crate::state::Pod;
 
     fn request(host_port: u16, host_port_last: Option<u16>) -> PortRequest {
         PortRequest {
@@ -111,45 +117,39 @@ mod tests {
     }
 
     fn container(id: u8, ports: Vec<PortRequest>) -> Container {
-        Container {
-            id: ContainerId::from_random([id; 32]),
-            tenant: "acme".parse().unwrap(),
-            name: "name".parse().unwrap(),
-            node: NodeId(1),
-            created_ns: 0,
-            image: String::new(),
-            image_name: String::new(),
-            spec: ContainerSpec {
-                ports,
-                ..Default::default()
-            },
-            status: Status::default(),
-            address: None,
-        }
+        let mut container = Container::sample(id);
+        container.spec.ports = ports;
+        container
     }
 
     #[test]
     fn of_a_range_the_first_free_port_is_taken_and_ports_that_are_named_come_first() {
-        let mut state = State::default();
+        let mut pods = Pods::default();
         let range = || vec![request(18_000, Some(18_002)), request(18_000, None)];
-        let mut first = container(1, range());
         let ports = |assigned: Vec<PortBinding>| -> Vec<u16> {
             assigned.iter().map(|binding| binding.host_port).collect()
         };
-        let assigned = assign(&state, &first).unwrap();
-        first.status.ports.clone_from(&assigned);
-        first.status.phase = Phase::Running;
-        assert_eq!(ports(assigned), [18_001, 18_000]);
-        state.containers.insert(first);
+        let assigned = assign(&pods, &container(1, range())).unwrap();
+        assert_eq!(ports(assigned.clone()), [18_001, 18_000]);
+        let mut first = Pod::sample(1);
+        first.ports = assigned;
+        pods.insert(first);
         let one = container(2, vec![request(18_000, Some(18_002))]);
-        assert_eq!(ports(assign(&state, &one).unwrap()), [18_002]);
+        assert_eq!(ports(assign(&pods, &one).unwrap()), [18_002]);
         let two = container(3, vec![request(18_000, Some(18_002)); 2]);
         assert_eq!(
-            assign(&state, &two).unwrap_err().to_string(),
+            assign(&pods, &two).unwrap_err().to_string(),
             "Bind for 0.0.0.0:18002 failed: port is already allocated"
         );
         // The node's own ports are in the middle of this one.
         let around = container(4, vec![request(2376, Some(2378))]);
-        assert_eq!(ports(assign(&state, &around).unwrap()), [2378]);
+        assert_eq!(ports(assign(&pods, &around).unwrap()), [2378]);
+        let udp = |last| PortRequest {
+            protocol: Protocol::Udp,
+            ..request(51_820, last)
+        };
+        let around = container(5, vec![udp(Some(51_821))]);
+        assert_eq!(ports(assign(&pods, &around).unwrap()), [51_821]);
+        assert!(assign(&pods, &container(6, vec![udp(None)])).is_err());
     }
 }

@@ -5,7 +5,7 @@ use std::{fs::File, io, io::Read, os::unix::fs::FileExt};
 use rustix::fs::FallocateFlags;
 
 use super::{BLOCK_BYTES, MAX_IMAGE_BYTES, WriteError};
-use crate::tree::Extent;
+use crate::{pieces::Hashing, tree::Extent};
 
 /// Bytes moved at once.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -23,6 +23,8 @@ pub(crate) struct ContentWriter {
     pub(super) file: File,
     /// The first block that is free.
     pub(super) next_block: u32,
+    /// Hears of every byte that is written here.
+    pub(super) pieces: Hashing,
     buffer: Vec<u8>,
 }
 
@@ -33,6 +35,7 @@ impl ContentWriter {
         Self {
             file,
             next_block: 1,
+            pieces: Hashing::default(),
             buffer: vec![0; BUFFER_BYTES],
         }
     }
@@ -73,6 +76,7 @@ impl ContentWriter {
                 self.file
                     .write_all_at(buffer, at)
                     .map_err(WriteError::Write)?;
+                self.pieces.put(at, buffer);
                 at += wanted as u64;
             }
         }
@@ -93,8 +97,9 @@ impl ContentWriter {
             }
         }
         for (start, end) in runs {
-            self.punch(start * BLOCK_BYTES, (end - start) * BLOCK_BYTES)
-                .map_err(WriteError::Write)?;
+            let (start, end) = (start * BLOCK_BYTES, end * BLOCK_BYTES);
+            self.punch(start, end - start).map_err(WriteError::Write)?;
+            self.pieces.clear(start..end);
         }
         Ok(())
     }

@@ -12,7 +12,10 @@ use super::{
     format::{self, FileType, INODE_BYTES, Inode, Layout, NO_BLOCK, SLOT_BYTES, Superblock},
     xattr,
 };
-use crate::tree::{Kind, NodeId, Tree};
+use crate::{
+    pieces::Pieces,
+    tree::{Kind, NodeId, Tree},
+};
 
 /// Where the root's inode starts at the earliest: not at 0, so that its number isn't 0.
 const ROOT_OFFSET: u64 = 64;
@@ -47,13 +50,13 @@ impl Placed {
     }
 }
 
-/// Writes the tree behind the contents and completes the file, whose size in bytes it returns with the file. Nothing
-/// is synced yet.
+/// Writes the tree behind the contents and completes the file, which it returns with the digests of its pieces. Nothing is
+/// synced yet.
 pub(crate) fn finish(
     mut contents: ContentWriter,
     tree: &Tree,
     uuid: [u8; 16],
-) -> Result<(File, u64), WriteError> {
+) -> Result<(File, Pieces), WriteError> {
     let (placed, nids) = place(&mut contents, tree)?;
     write_blocks(&contents, tree, &placed, &nids)?;
 
@@ -73,17 +76,24 @@ pub(crate) fn finish(
         blocks,
         metadata_block,
         uuid,
-    };
+    }
+    .to_block();
     contents
         .file
-        .write_all_at(&superblock.to_block(), 0)
+        .write_all_at(&superblock, 0)
         .map_err(WriteError::Write)?;
     let size_bytes = u64::from(blocks) * BLOCK_BYTES;
     contents
         .file
         .set_len(size_bytes)
         .map_err(WriteError::Write)?;
-    Ok((contents.file, size_bytes))
+    // The superblock, and what stands behind the contents, is read again: it was written a moment ago.
+    contents.pieces.put(0, &superblock);
+    let pieces = contents
+        .pieces
+        .finish(&contents.file, size_bytes)
+        .map_err(WriteError::Write)?;
+    Ok((contents.file, pieces))
 }
 
 /// Gives every reachable inode its place, the root first, then level by level in the order of names; and the nid of

@@ -13,6 +13,7 @@ use proptest::prelude::*;
 use tempfile::NamedTempFile;
 
 use super::{ContentWriter, Segment, finish};
+use crate::pieces::Pieces;
 use crate::tree::{Attributes, Bytes, Change, Device, Kind, Mtime, Tree};
 
 /// What is put in and what must come out.
@@ -130,7 +131,8 @@ proptest! {
             tree.apply(&path[1..], 1, change).unwrap();
             expected.insert(path, (made, attributes));
         }
-        finish(contents, &tree, [7; 16]).unwrap();
+        let (written, pieces) = finish(contents, &tree, [7; 16]).unwrap();
+        prop_assert_eq!(pieces, Pieces::of(&written).unwrap());
 
         let bytes = fs::read(file.path()).unwrap();
         let checked = Command::new("fsck.erofs")

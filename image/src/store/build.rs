@@ -6,10 +6,12 @@ use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::{
     Shared,
-    record::{self, LayerRecord, Record},
+    record::{self, LayerRecord, Record, RootRecord},
+    remove,
 };
 use crate::{
     Digest, Error, ImageConfig, ImageId, LayerState, Progress,
+    pieces::Pieces,
     unpack::{self, LayerFile, Unpacker},
 };
 
@@ -19,7 +21,7 @@ pub(crate) const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
 
 /// Bytes of a config document. It stays in memory, parsed, as long as the image is there; the largest in use, of builders
 /// that write bills of materials into labels, have some hundred kilobytes.
-const MAX_CONFIG_BYTES: usize = 1 << 20;
+pub(crate) const MAX_CONFIG_BYTES: usize = 1 << 20;
 
 /// Layers of an image: overlayfs never took more than 500, docker takes 127.
 pub(crate) const MAX_LAYERS: usize = 512;
@@ -102,8 +104,13 @@ pub(super) struct Ready {
     pub(super) short_id: Option<String>,
 }
 
-/// What unpacking gives: the finished root file system and docker's size of the image.
-pub(super) type Built = (NamedTempFile, u64);
+/// A finished root file system.
+pub(super) struct Built {
+    pub(super) root: NamedTempFile,
+    pub(super) pieces: Pieces,
+    /// Docker's size of the image.
+    pub(super) size_bytes: u64,
+}
 
 /// Which words progress uses.
 #[derive(Clone, Copy, Debug)]
@@ -158,7 +165,14 @@ impl Building {
     }
 
     pub(super) async fn finish(self, shared: &Shared, id: ImageId) -> Result<Built, Error> {
-        let work = move || Ok((self.root, self.unpacker.finish(&id)?));
+        let work = move || {
+            let (pieces, size_bytes) = self.unpacker.finish(&id)?;
+            Ok(Built {
+                root: self.root,
+                pieces,
+                size_bytes,
+            })
+        };
         shared.pool.run(work).await
     }
 }
@@ -208,15 +222,27 @@ impl Told<'_> {
     }
 }
 
-/// Lists the image: its documents, its root file system, and last the record that makes it exist.
+/// Lists the image: its documents, its root file system, and last the record that makes it exist; all of it or nothing. The
+/// caller has locked the image's claim, and knows that it isn't there.
 pub(super) fn commit(shared: &Shared, plan: Plan, built: Built) -> Result<(), Error> {
+    let (id, manifest) = (plan.id, Digest::of(&plan.manifest_json));
+    list(shared, plan, manifest, built)
+        .inspect_err(|_| remove::drop_unlisted(shared, &id, &manifest))
+}
+
+fn list(shared: &Shared, plan: Plan, manifest: Digest, built: Built) -> Result<(), Error> {
     let layout = &shared.layout;
-    let (root, size_bytes) = built;
-    let manifest = Digest::of(&plan.manifest_json);
+    let Built {
+        root,
+        pieces,
+        size_bytes,
+    } = built;
     layout.keep_bytes(&plan.config_json, &layout.blob(plan.id.digest()))?;
     layout.keep_bytes(&plan.manifest_json, &layout.blob(&manifest))?;
+    layout.keep_bytes(pieces.list(), &layout.pieces(&plan.id))?;
     layout.keep(root, &layout.root(&plan.id))?;
-    let record = Record::new(manifest, size_bytes, plan.layers);
+    let root = RootRecord::from(&pieces);
+    let record = Record::new(manifest, size_bytes, plan.layers, root);
     layout.keep_bytes(&record.to_json(), &layout.record(&plan.id))?;
     let held = record::hold(layout, plan.id, plan.config, record)?;
     tracing::info!(image = %plan.id, size_bytes, disk_bytes = held.image.disk_bytes, "image stored");

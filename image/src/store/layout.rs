@@ -4,6 +4,7 @@
 //! ```text
 //! images/<id>.json        the record that makes an image exist; written last, removed first
 //! roots/<id>.erofs        its root file system
+//! roots/<id>.pieces       the digests of that, piece by piece; made again where it is missing
 //! blobs/sha256/<digest>   its config and manifest; its compressed layers, if they are kept
 //! tmp/                    what is being made; cleared when the store is opened
 //! ```
@@ -69,6 +70,10 @@ impl Layout {
 
     pub(super) fn root(&self, id: &ImageId) -> PathBuf {
         self.roots().join(format!("{}.erofs", id.hex()))
+    }
+
+    pub(super) fn pieces(&self, id: &ImageId) -> PathBuf {
+        self.roots().join(format!("{}.pieces", id.hex()))
     }
 
     pub(super) fn blob(&self, digest: &Digest) -> PathBuf {

@@ -131,6 +131,8 @@ impl Store {
                 digest: layer.digest,
                 size_bytes: layer.size_bytes,
                 diff_id: *diff_id,
+                // Unpacking will see it, or fail.
+                seen: true,
             })
             .collect();
         if let Some(held) = self.shared.held(&id) {
@@ -253,7 +255,7 @@ impl Store {
     ) -> Result<(), Error> {
         for ((record, found), known) in layers.iter().zip(found).zip(&held.record.layers) {
             // It was hashed while it was put aside.
-            if record.digest != known.digest {
+            if record.digest != known.digest || !known.seen {
                 let layer = found.open(record.diff_id)?;
                 build::verify(&self.shared, layer, events.clone()).await?;
             }

@@ -11,6 +11,10 @@
 
 mod build;
 mod claims;
+mod contents;
+mod export;
+mod import;
+mod layers;
 mod layout;
 mod load;
 mod pool;
@@ -25,15 +29,12 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use self::{
-    build::blocking,
-    claims::Claims,
-    pool::Pool,
-    record::{Held, LayerRecord},
-};
+pub use self::import::Import;
+use self::{build::blocking, claims::Claims, pool::Pool, record::Held};
 pub(crate) use self::{
-    build::{MAX_DOCUMENT_BYTES, MAX_LAYERS, read_config},
+    build::{MAX_CONFIG_BYTES, MAX_DOCUMENT_BYTES, MAX_LAYERS, read_config},
     layout::Layout,
+    record::LayerRecord,
 };
 use crate::{Digest, Error, Image, ImageId};
 
@@ -43,6 +44,13 @@ const DEFAULT_PARALLEL_LAYERS: usize = 3;
 
 /// Events of progress that wait for whoever shows them; a slow client slows the pull down rather than filling memory.
 const WAITING_EVENTS: usize = 64;
+
+/// Layers taken apart at the same time, all pulls and loads together. Each keeps a processor and the disk busy; more
+/// would only take both from the containers.
+const WORKERS: usize = 4;
+
+/// Pieces packed or unpacked at the same time, to and from all other stores. One fills a gigabit link more than twice.
+const TRANSFERS: usize = 2;
 
 /// How the store behaves.
 #[derive(Clone, Debug)]
@@ -79,7 +87,11 @@ struct Shared {
     layout: Layout,
     options: StoreOptions,
     claims: Claims,
+    /// Of images that come from another store: these are held while a network is waited for.
+    imports: Claims,
     pool: Pool,
+    /// Of its own, so that stores don't wait for each other's registries.
+    transfers: Pool,
     // What `images/` has on the disk; never held across an await.
     images: RwLock<BTreeMap<ImageId, Held>>,
 }
@@ -93,13 +105,14 @@ impl Shared {
             .cloned()
     }
 
-    /// The layers of these images, by the digest of their plain bytes and by that of the bytes as they came.
+    /// The layers of these images, by the digest of their plain bytes and by that of the bytes as they came, where that was seen.
     fn layers_of(&self, ids: &BTreeSet<ImageId>) -> BTreeSet<Digest> {
         let images = self.images.read().unwrap_or_else(PoisonError::into_inner);
         ids.iter()
             .filter_map(|id| images.get(id))
             .flat_map(|held| &held.record.layers)
-            .flat_map(|layer| [layer.digest, layer.diff_id])
+            .flat_map(|layer| [Some(layer.diff_id), layer.seen.then_some(layer.digest)])
+            .flatten()
             .collect()
     }
 
@@ -130,7 +143,9 @@ impl Store {
                 layout,
                 options,
                 claims: Claims::default(),
-                pool: Pool::default(),
+                imports: Claims::default(),
+                pool: Pool::of(WORKERS),
+                transfers: Pool::of(TRANSFERS),
                 images: RwLock::new(images),
             };
             Ok(Self {

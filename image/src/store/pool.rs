@@ -10,25 +10,20 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::Error;
 
-/// Layers taken apart at the same time, all pulls and loads together. Each keeps a processor and the disk busy; more
-/// would only take both from the containers.
-const SLOTS: usize = 4;
-
 /// A bounded number of threads, each of which ends with its work.
 #[derive(Debug)]
 pub(super) struct Pool {
     slots: Arc<Semaphore>,
 }
 
-impl Default for Pool {
-    fn default() -> Self {
+impl Pool {
+    /// So many pieces of work go on at the same time.
+    pub(super) fn of(slots: usize) -> Self {
         Self {
-            slots: Arc::new(Semaphore::new(SLOTS)),
+            slots: Arc::new(Semaphore::new(slots)),
         }
     }
-}
 
-impl Pool {
     /// Runs `work` when a slot is free. The slot is given back when the work ends, even if nobody waits for it any more.
     pub(super) async fn run<T: Send + 'static>(
         &self,

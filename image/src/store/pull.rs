@@ -204,6 +204,8 @@ fn plan(config_json: Vec<u8>, resolved: &Resolved, reference: &ImageRef) -> Resu
             digest: layer.digest,
             size_bytes: layer.size_bytes,
             diff_id: *diff_id,
+            // Unpacking will see it, or fail.
+            seen: true,
         })
         .collect();
     Ok(Plan {
@@ -265,7 +267,7 @@ impl Source<'_> {
     async fn prove_layer(&self, layer: &LayerRecord, known: &LayerRecord) -> Result<(), Error> {
         let (_path, file) = self.fetch_file(layer).await?;
         // Compressed bytes that were found to be this layer when it was unpacked needn't be unpacked again.
-        if layer.digest != known.digest {
+        if layer.digest != known.digest || !known.seen {
             let layer = layer_file(file, layer, Some(layer.digest));
             build::verify(&self.store.shared, layer, self.events.clone()).await?;
         }

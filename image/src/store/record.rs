@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::MetadataExt};
 use serde::{Deserialize, Serialize};
 
 use super::layout::Layout;
-use crate::{Digest, Error, Image, ImageConfig, ImageId};
+use crate::{Digest, Error, Image, ImageConfig, ImageId, pieces::Pieces};
 
 /// Version of [`Record`]'s form; a store of another version is left alone.
 const VERSION: u32 = 1;
@@ -19,6 +19,25 @@ pub(super) struct Record {
     pub(super) size_bytes: u64,
     /// Lowest first.
     pub(super) layers: Vec<LayerRecord>,
+    /// Records of earlier versions have none, until somebody asks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) root: Option<RootRecord>,
+}
+
+/// The root file system, by its pieces ([`crate::pieces`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct RootRecord {
+    pub(super) digest: Digest,
+    pub(super) size_bytes: u64,
+}
+
+impl From<&Pieces> for RootRecord {
+    fn from(pieces: &Pieces) -> Self {
+        Self {
+            digest: pieces.root(),
+            size_bytes: pieces.size_bytes(),
+        }
+    }
 }
 
 /// A layer as it came.
@@ -29,15 +48,33 @@ pub(crate) struct LayerRecord {
     pub(crate) size_bytes: u64,
     /// Of the uncompressed bytes.
     pub(crate) diff_id: Digest,
+    /// This store has seen that these two belong together. Where it has an image from another store it was only told so; then `digest`
+    /// is a name that anybody may say, and `diff_id`, which is the config's, counts alone.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub(crate) seen: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_yes(value: &bool) -> bool {
+    *value
 }
 
 impl Record {
-    pub(super) fn new(manifest: Digest, size_bytes: u64, layers: Vec<LayerRecord>) -> Self {
+    pub(super) fn new(
+        manifest: Digest,
+        size_bytes: u64,
+        layers: Vec<LayerRecord>,
+        root: RootRecord,
+    ) -> Self {
         Self {
             version: VERSION,
             manifest,
             size_bytes,
             layers,
+            root: Some(root),
         }
     }
 

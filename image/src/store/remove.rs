@@ -46,6 +46,7 @@ fn remove(shared: &Shared, id: ImageId) -> Result<Removed, Error> {
         images.values().cloned().collect()
     };
     let mut freed_bytes = layout::remove_file(&layout.root(&id))?;
+    freed_bytes += layout::remove_file(&layout.pieces(&id))?;
 
     let needed: BTreeSet<Digest> = others
         .iter()
@@ -84,6 +85,24 @@ fn remove(shared: &Shared, id: ImageId) -> Result<Removed, Error> {
 fn blobs(id: &ImageId, record: &Record) -> BTreeSet<Digest> {
     let layers = record.layers.iter().map(|layer| layer.digest);
     layers.chain([*id.digest(), record.manifest]).collect()
+}
+
+/// Drops what listing an image has left that failed in the middle: a full disk must not become fuller by it.
+pub(super) fn drop_unlisted(shared: &Shared, id: &ImageId, manifest: &Digest) {
+    let layout = &shared.layout;
+    let parts = [
+        // The record first, as ever.
+        layout.record(id),
+        layout.root(id),
+        layout.pieces(id),
+        layout.blob(id.digest()),
+        layout.blob(manifest),
+    ];
+    for part in parts {
+        if let Err(err) = layout::remove_file(&part) {
+            tracing::warn!(image = %id, %err, "a part of an image that failed could not be removed");
+        }
+    }
 }
 
 /// Drops what a failed pull or load has put into `blobs/` and no image needs.
@@ -136,7 +155,8 @@ pub(super) fn recover(layout: &Layout) -> Result<BTreeMap<ImageId, Held>, Error>
         .flat_map(|(id, held)| {
             let blobs = blobs(id, &held.record);
             let blobs: Vec<_> = blobs.iter().map(|blob| layout.blob(blob)).collect();
-            blobs.into_iter().chain([layout.root(id)])
+            let root = [layout.root(id), layout.pieces(id)];
+            blobs.into_iter().chain(root)
         })
         .collect();
     for dir in [layout.roots(), layout.blobs()] {

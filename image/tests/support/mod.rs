@@ -2,7 +2,10 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub mod exchange;
 pub mod fake;
+pub mod source;
+pub mod victim;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

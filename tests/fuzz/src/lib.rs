@@ -33,6 +33,7 @@ macro_rules! targets {
 targets! {
     archive: hearth_image::fuzzing::archive,
     challenge: hearth_image::fuzzing::challenge,
+    exchange: hearth_image::fuzzing::exchange,
     image_config: hearth_image::fuzzing::config,
     layer: hearth_image::fuzzing::layer,
     manifest: hearth_image::fuzzing::manifest,
@@ -49,13 +50,19 @@ targets! {
     rng: hearth_vmm::fuzzing::rng,
     vsock: hearth_vmm::fuzzing::vsock,
 
+    agent_question: hearth_control::fuzzing::agent_question,
     certificate: hearth_control::fuzzing::certificate,
+    image_part: hearth_control::fuzzing::image_part,
     json_body: hearth_control::fuzzing::json_body,
     log: hearth_control::fuzzing::log,
     owner: hearth_control::fuzzing::owner,
+    peer_frames: hearth_control::fuzzing::peer_frames,
     query: hearth_control::fuzzing::query,
+    raft_request: hearth_control::fuzzing::raft_request,
     registry_auth: hearth_control::fuzzing::registry_auth,
     reply: hearth_control::fuzzing::reply,
+    stranger: hearth_control::fuzzing::stranger,
+    swarm_body: hearth_control::fuzzing::swarm_body,
 
     process: hearth_guest_init::fuzzing::process,
     request: hearth_guest_init::fuzzing::request,

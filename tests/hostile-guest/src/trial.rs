@@ -6,11 +6,14 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use hearth_vmm_api::{Answer, CONFIG_FD, Command as Asked, Config, Disk, Fd, Jail, Network};
+use hearth_vmm_api::{
+    Answer, CONFIG_FD, Command as Asked, Config, Description, Disk, Fd, Jail, Network,
+};
 use rustix::fs::MemfdFlags;
 use rustix::io::fcntl_dupfd_cloexec;
 
@@ -22,8 +25,8 @@ const ROUNDS: u64 = 100;
 const HUNG: Duration = Duration::from_secs(60);
 /// Parent's copies of descriptors lie from here on, so that putting one in its place never overwrites another.
 const STAGING_FD: i32 = 64;
-/// Nobody's user id.
-const UID: u32 = 54_321;
+/// Nobody's user ids from here on: a monitor's limit of threads counts all that its user has.
+static NEXT_UID: AtomicU32 = AtomicU32::new(54_321);
 /// What the client has for the guest.
 const DATA: [u8; 1000] = [7; 1000];
 
@@ -38,32 +41,104 @@ impl Inheritance {
     }
 }
 
+/// What a monitor gets for its trial beside the hostile guest.
+#[derive(Debug)]
+pub struct Given {
+    /// A queue for a network interface.
+    pub tun: Option<OwnedFd>,
+    /// A lease page, open for reading only.
+    pub lease: Option<OwnedFd>,
+    /// Its standard error.
+    pub stderr: Stdio,
+}
+
+/// A monitor with the hostile guest. Dropped: killed.
+#[derive(Debug)]
+pub struct Monitor {
+    child: Child,
+    commands: BufReader<UnixStream>,
+    /// A connection to the guest, with data for it.
+    _client: UnixStream,
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// Starts the monitor `vmm` with the hostile guest, its sockets in `folder`, which is there and writable; returns once the monitor has
 /// served its commands for [`ROUNDS`] rounds of attacks and ended when it was told to. `tun` is a queue for a network interface.
 pub fn run(vmm: &Path, folder: &Path, tun: Option<OwnedFd>) -> Result<()> {
-    let root = folder.join("root");
-    fs::create_dir_all(&root)?;
-    let bind = |name: &str| {
-        let path = folder.join(name);
-        let _ = fs::remove_file(&path);
-        UnixListener::bind(&path).with_context(|| format!("binding {}", path.display()))
+    let given = Given {
+        tun,
+        lease: None,
+        stderr: Stdio::inherit(),
     };
-    let (api, vsock) = (bind("api.sock")?, bind("vsock.sock")?);
-    // It waits in the listener's queue until the monitor is there, and its data until the guest has answered.
-    let mut client = UnixStream::connect(folder.join("vsock.sock"))?;
-    client.write_all(&PORT.to_le_bytes())?;
-    client.write_all(&DATA)?;
-    let mut child = start(vmm, api, vsock, File::open(&root)?, tun)?;
-    let result = watch(&folder.join("api.sock"), &mut child);
-    if result.is_err() {
-        let _ = child.kill();
-    }
-    let status = child.wait()?;
-    result?;
+    let mut monitor = Monitor::start(vmm, folder, given)?;
+    watch(&mut monitor)?;
+    ensure!(monitor.ask(&Asked::Stop)? == Answer::Done, "not stopped");
+    let status = monitor.wait()?;
     ensure!(status.success(), "the monitor ended with {status}");
-    // Until here there was data for the guest.
-    drop(client);
     Ok(())
+}
+
+impl Monitor {
+    /// Starts the monitor `vmm` with its sockets in `folder`, which is there and writable.
+    pub fn start(vmm: &Path, folder: &Path, given: Given) -> Result<Self> {
+        let root = folder.join("root");
+        fs::create_dir_all(&root)?;
+        let bind = |name: &str| {
+            let path = folder.join(name);
+            let _ = fs::remove_file(&path);
+            UnixListener::bind(&path).with_context(|| format!("binding {}", path.display()))
+        };
+        let (api, vsock) = (bind("api.sock")?, bind("vsock.sock")?);
+        // It waits in the listener's queue until the monitor is there, and its data until the guest has answered.
+        let mut client = UnixStream::connect(folder.join("vsock.sock"))?;
+        client.write_all(&PORT.to_le_bytes())?;
+        client.write_all(&DATA)?;
+        let commands = UnixStream::connect(folder.join("api.sock"))?;
+        commands.set_read_timeout(Some(HUNG))?;
+        Ok(Self {
+            child: start(vmm, api, vsock, File::open(&root)?, given)?,
+            commands: BufReader::new(commands),
+            _client: client,
+        })
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The answer to a command.
+    pub fn ask(&mut self, command: &Asked) -> Result<Answer> {
+        let mut line = serde_json::to_vec(command)?;
+        line.push(b'\n');
+        self.commands.get_mut().write_all(&line)?;
+        let mut answer = String::new();
+        self.commands
+            .read_line(&mut answer)
+            .with_context(|| format!("{command:?} is not answered"))?;
+        serde_json::from_str(&answer).with_context(|| format!("{command:?}: {answer:?}"))
+    }
+
+    /// What it says of itself.
+    pub fn describe(&mut self) -> Result<Description> {
+        match self.ask(&Asked::Describe)? {
+            Answer::Description(description) => Ok(description),
+            other => bail!("no description but {other:?}"),
+        }
+    }
+
+    /// Waits for its end, by the end of its socket.
+    pub fn wait(&mut self) -> Result<ExitStatus> {
+        // Reset where it ends with a command unread.
+        let _ = self.commands.get_mut().read_to_end(&mut Vec::new());
+        Ok(self.child.wait()?)
+    }
 }
 
 fn start(
@@ -71,7 +146,7 @@ fn start(
     api: UnixListener,
     vsock: UnixListener,
     root: File,
-    tun: Option<OwnedFd>,
+    Given { tun, lease, stderr }: Given,
 ) -> Result<Child> {
     let mut given = Inheritance::default();
     let kernel = memory_file("kernel", |file| file.write_all(&elf(tun.is_some())))?;
@@ -80,6 +155,7 @@ fn start(
         .map(|name| memory_file(name, |file| file.set_len(DISK_BYTES)))
         .into_iter()
         .collect::<Result<Vec<_>>>()?;
+    let uid = NEXT_UID.fetch_add(1, Ordering::Relaxed);
     let config = Config {
         name: "hostile".to_owned(),
         vcpus: 1,
@@ -106,10 +182,11 @@ fn start(
         vsock: given.add(vsock),
         console: None,
         jail: Jail {
-            uid: UID,
-            gid: UID,
+            uid,
+            gid: uid,
             root: given.add(root),
         },
+        lease: lease.map(|page| given.add(page)),
     };
     let text = serde_json::to_vec(&config)?;
     let text = memory_file("config", |file| {
@@ -129,7 +206,8 @@ fn start(
     command
         .env_clear()
         .stdin(Stdio::null())
-        .stdout(Stdio::null());
+        .stdout(Stdio::null())
+        .stderr(stderr);
     let put_in_place = move || {
         for (from, to) in &moves {
             // SAFETY: both are numbers of descriptors; the new one belongs to the program that is about to be executed.
@@ -152,44 +230,26 @@ fn memory_file(name: &str, fill: impl FnOnce(&mut File) -> std::io::Result<()>) 
     Ok(file)
 }
 
-/// Commands the monitor while the guest does what it does, and at last ends it.
-fn watch(socket: &Path, child: &mut Child) -> Result<()> {
-    let stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(HUNG))?;
-    let mut stream = BufReader::new(stream);
-    let mut ask = |command: &Asked| -> Result<Answer> {
-        let mut line = serde_json::to_vec(command)?;
-        line.push(b'\n');
-        stream.get_mut().write_all(&line)?;
-        let mut answer = String::new();
-        stream
-            .read_line(&mut answer)
-            .with_context(|| format!("{command:?} is not answered"))?;
-        serde_json::from_str(&answer).with_context(|| format!("{command:?}: {answer:?}"))
-    };
+/// Commands the monitor while the guest does what it does.
+fn watch(monitor: &mut Monitor) -> Result<()> {
     let mut before = 0;
     loop {
-        ensure!(child.try_wait()?.is_none(), "the monitor has ended");
-        let Answer::Description(now) = ask(&Asked::Describe)? else {
-            bail!("no description");
-        };
+        ensure!(monitor.child.try_wait()?.is_none(), "the monitor has ended");
+        let now = monitor.describe()?;
         if now.ready && before == 0 {
             // All devices are set up.
             before = now.exits_to_monitor;
         }
         if before > 0 && now.exits_to_monitor >= before + ROUNDS * EXITS_PER_ROUND {
-            break;
+            return Ok(());
         }
         for command in [Asked::Pause, Asked::Resume] {
-            ensure!(ask(&command)? == Answer::Done, "{command:?} is not done");
+            let answer = monitor.ask(&command)?;
+            ensure!(answer == Answer::Done, "{command:?} is not done");
         }
         // The guest has the processor, where there is only one.
         std::thread::yield_now();
     }
-    ensure!(ask(&Asked::Stop)? == Answer::Done, "not stopped");
-    // The monitor closes it when it ends.
-    stream.get_mut().read_to_end(&mut Vec::new())?;
-    Ok(())
 }
 
 /// A queue of a TUN interface of its own, as a monitor wants it.

@@ -1,13 +1,13 @@
 //! A stand-in for the monitor and the guest in it, for tests of what needs no virtual machine: it takes the same descriptors, and
 //! behind the same sockets a scripted [`guest`] speaks the guest protocol.
 //!
-//! It is in no wall and boots nothing. What a container's program really does is shown on a booted node.
+//! It is in no wall and boots nothing; its node's lease it keeps to as the monitor does. What a container's program really does is shown on a booted node.
 
 mod guest;
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::FromRawFd;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use hearth_vmm_api as api;
+use hearth_vmm_api::lease::{self, Page};
 
 use self::guest::Guest;
 
@@ -35,6 +36,11 @@ pub unsafe fn serve(groups: &Path) -> io::Result<()> {
     // SAFETY: by the contract of a monitor's start, this descriptor is this process's own.
     let config = unsafe { File::from_raw_fd(api::CONFIG_FD) };
     let config: api::Config = serde_json::from_reader(config)?;
+    if let Some(fd) = config.lease {
+        // SAFETY: by the contract of a monitor's start, this descriptor is this process's own.
+        let page = Page::map(unsafe { OwnedFd::from_raw_fd(fd) }).map_err(io::Error::other)?;
+        lease::keep(page)?;
+    }
     let group = groups.join(&config.name);
     std::fs::write(group.join("cgroup.procs"), std::process::id().to_string())?;
     // SAFETY: as above.

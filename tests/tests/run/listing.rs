@@ -38,6 +38,24 @@ fn version_and_info_describe_the_server() {
 }
 
 #[test]
+fn a_node_without_a_cluster_is_in_no_swarm_and_says_what_would_make_one() {
+    if !target::plain().is_hearth() {
+        return;
+    }
+    let (docker, _) = plain();
+    let state = docker.ok(&["info", "--format", "{{.Swarm.LocalNodeState}}"]);
+    assert_eq!(state.trim(), "inactive");
+    let refused = docker.run(&["swarm", "init"]).exits(1);
+    refused.fails_saying(&["[cluster]", "issuer_certificate", "docs/hearth-toml.md"]);
+    let refused = docker.run(&["swarm", "leave"]).exits(1);
+    refused.fails_saying(&["This node is not part of a swarm"]);
+    for command in [&["node", "ls"][..], &["swarm", "join-token", "worker"]] {
+        let refused = docker.run(command).exits(1);
+        refused.fails_saying(&["This node is not a swarm manager"]);
+    }
+}
+
+#[test]
 fn ps_shows_what_runs_and_all_on_demand() {
     let (docker, busybox) = plain();
     let up = idle(docker, &busybox, "ps-up");

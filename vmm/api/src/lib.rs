@@ -10,12 +10,16 @@
 //!   vsock stream, half-close included. Connections made before the guest has knocked (connected once to any port of the
 //!   host, which is always refused) wait; afterwards one that the guest refuses is closed.
 //!
-//! The monitor exits with status 0 when the guest powers off or `Stop` is commanded, and with another after an error, which
-//! it has then written to stderr as one line.
+//! - `lease`, where there is one, is the node's [`lease`] page: after the deadline in it the monitor ends itself.
+//!
+//! The monitor exits with status 0 when the guest powers off or `Stop` is commanded, with [`lease::STATUS_OVER`] when its lease is
+//! over, and with another after an error. Unless it is 0 it has written to stderr, as one line, why.
 
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+
+pub mod lease;
 
 /// Where the monitor finds its [`Config`].
 pub const CONFIG_FD: i32 = 3;
@@ -50,6 +54,9 @@ pub struct Config {
     pub console: Option<Fd>,
     /// What the process confines itself to before the guest runs.
     pub jail: Jail,
+    /// The node's [`lease`] page, open for reading only. None: the pod stays where it is, and needs no lease.
+    #[serde(default)]
+    pub lease: Option<Fd>,
 }
 
 /// A block device.
@@ -134,4 +141,17 @@ pub struct Description {
     pub running_since_ns: u64,
     /// Guest memory given back by the balloon (free page reporting), bytes so far.
     pub reported_free: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_from_before_there_were_leases_has_none() {
+        let text = r#"{"name":"n","vcpus":1,"memory_mib":64,"kernel":4,"initramfs":5,"command_line":"","disks":[],
+            "network":null,"api":6,"vsock":7,"console":null,"jail":{"uid":1,"gid":1,"root":8}}"#;
+        let config: Config = serde_json::from_str(text).unwrap();
+        assert_eq!(config.lease, None);
+    }
 }

@@ -21,9 +21,9 @@ pub enum Thread {
     Disks,
 }
 
-/// Allocation, locks, signals, and the end: what any thread of a Rust program may come to need. `mmap`, `mprotect` and `madvise` are
-/// in [`rules`].
-const EVERYWHERE: [c_long; 19] = [
+/// Allocation, locks, signals, and the end: what any thread of a Rust program may come to need, and the lease's timer, which whichever
+/// thread is signalled sets again. `mmap`, `mprotect` and `madvise` are in [`rules`].
+const EVERYWHERE: [c_long; 20] = [
     libc::SYS_read,
     libc::SYS_write,
     libc::SYS_close,
@@ -33,6 +33,7 @@ const EVERYWHERE: [c_long; 19] = [
     libc::SYS_futex,
     libc::SYS_getrandom,
     libc::SYS_clock_gettime,
+    libc::SYS_timer_settime,
     libc::SYS_sched_yield,
     libc::SYS_rt_sigreturn,
     libc::SYS_rt_sigprocmask,

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use hearth_vmm_api::lease;
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -77,7 +78,11 @@ pub fn run(mut vcpu: VcpuFd, bus: &Bus, shared: &Arc<Shared>) {
                 shared.exits.fetch_add(1, Ordering::Relaxed);
                 serve(exit, bus)
             }
-            Err(error) if error.errno() == libc::EINTR || error.errno() == libc::EAGAIN => None,
+            Err(error) if error.errno() == libc::EINTR || error.errno() == libc::EAGAIN => {
+                // The machine may have slept meanwhile, and longer than the lease.
+                lease::end_if_over();
+                None
+            }
             Err(error) => Some(End::Failed(format!("KVM_RUN: {error}"))),
         };
         if let Some(end) = end {

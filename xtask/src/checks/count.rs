@@ -3,7 +3,9 @@
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Write};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -12,6 +14,9 @@ use crate::process;
 /// How a test begins the line that says why it couldn't run here. It writes that line to stderr itself, where the test harness
 /// doesn't hold it back; the harness takes such a test for passed.
 const SKIPPED: &str = "SKIPPED: ";
+/// Test programs that print nothing for this long hang, and are ended so that the rest can be run. The longest cases take a third of it on a
+/// machine that has much else to do.
+const SILENCE: Duration = Duration::from_secs(15 * 60);
 
 /// Tests by how they ended.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -68,8 +73,16 @@ impl Count {
     }
 }
 
-/// Runs test programs to their end, hands on each line of their stdout, and counts.
-pub fn follow(command: &mut Command, mut line: impl FnMut(&str)) -> Result<(Count, ExitStatus)> {
+/// Runs test programs to their end, hands on each line of their stdout, and counts. One that hangs is ended, and counts as one that failed.
+pub fn follow(command: &mut Command, line: impl FnMut(&str)) -> Result<(Count, ExitStatus)> {
+    follow_within(command, SILENCE, line)
+}
+
+fn follow_within(
+    command: &mut Command,
+    silence: Duration,
+    mut line: impl FnMut(&str),
+) -> Result<(Count, ExitStatus)> {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -78,27 +91,77 @@ pub fn follow(command: &mut Command, mut line: impl FnMut(&str)) -> Result<(Coun
         .with_context(|| format!("starting {}", process::shown(command)))?;
     let stdout = child.stdout.take().expect("stdout was asked for as a pipe");
     let stderr = child.stderr.take().expect("stderr was asked for as a pipe");
-    let skipped = thread::spawn(move || pass_on(stderr, io::stderr()));
+    let heard = Mutex::new(Instant::now());
     let mut count = Count::default();
-    for text in BufReader::new(stdout).lines() {
-        let text = text?;
-        if let Some(counted) = Count::of(&text) {
-            count.include(counted);
+    let (ended, watched) = mpsc::channel::<()>();
+    let pid = child.id();
+    let (skipped, hangs) = thread::scope(|scope| -> Result<(u64, bool)> {
+        let heard = &heard;
+        let skipped = scope.spawn(move || pass_on(stderr, io::stderr(), || note(heard)));
+        let watcher = scope.spawn(move || {
+            loop {
+                let quiet = heard
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .elapsed();
+                let Some(left) = silence.checked_sub(quiet) else {
+                    process::kill_tree(pid);
+                    return true;
+                };
+                match watched.recv_timeout(left) {
+                    Err(mpsc::RecvTimeoutError::Timeout) => {}
+                    _ => return false,
+                }
+            }
+        });
+        let mut read = Ok(());
+        for text in BufReader::new(stdout).lines() {
+            let text = match text {
+                Ok(text) => text,
+                Err(error) => {
+                    read = Err(error);
+                    break;
+                }
+            };
+            note(heard);
+            if let Some(counted) = Count::of(&text) {
+                count.include(counted);
+            }
+            line(&text);
         }
-        line(&text);
-    }
+        drop(ended);
+        let hangs = watcher
+            .join()
+            .unwrap_or_else(|e| std::panic::resume_unwind(e));
+        read?;
+        Ok((
+            skipped
+                .join()
+                .unwrap_or_else(|e| std::panic::resume_unwind(e)),
+            hangs,
+        ))
+    })?;
     let status = child.wait()?;
-    let skipped = skipped
-        .join()
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     count.withdraw(skipped);
+    if hangs {
+        count.failed += 1;
+        line(&format!(
+            "{} has printed nothing for {silence:?} and was ended: a test in it hangs",
+            process::shown(command)
+        ));
+    }
     Ok((count, status))
 }
 
+fn note(heard: &Mutex<Instant>) {
+    *heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+}
+
 /// Shows a test program's stderr, and counts the tests that say they were skipped.
-fn pass_on(stderr: impl io::Read, mut to: impl Write) -> u64 {
+fn pass_on(stderr: impl io::Read, mut to: impl Write, heard: impl Fn()) -> u64 {
     let mut skipped = 0;
     for text in BufReader::new(stderr).lines().map_while(Result::ok) {
+        heard();
         skipped += u64::from(text.starts_with(SKIPPED));
         // It is for people to read; the count is what matters.
         let _ = writeln!(to, "{text}");
@@ -132,7 +195,20 @@ mod tests {
         count.withdraw(pass_on(
             &b"SKIPPED: needs root\nsomething else\n"[..],
             io::sink(),
+            || {},
         ));
         assert_eq!(count.to_string(), "2 passed, 0 failed, 1 skipped");
+    }
+
+    #[test]
+    fn a_program_that_hangs_is_ended_with_those_that_it_has_started_and_has_failed() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo one; sleep 1000 & sleep 1000"]);
+        let mut lines = Vec::new();
+        let silence = Duration::from_millis(300);
+        let followed = follow_within(&mut command, silence, |line| lines.push(line.to_owned()));
+        let (count, status) = followed.unwrap();
+        assert_eq!((count.failed, status.success()), (1, false));
+        assert_eq!((lines.len(), lines[0].as_str()), (2, "one"));
     }
 }

@@ -14,6 +14,9 @@ use crate::{image, paths, prerequisites, process};
 /// Names the image to the end-to-end tests.
 pub const EFI_VARIABLE: &str = "HEARTH_EFI";
 
+/// Names a static busybox to the tests that need one.
+const BUSYBOX_VARIABLE: &str = "HEARTH_BUSYBOX";
+
 /// Runs all checks; `filter` narrows the tests of whole programs and of the image.
 pub fn run(filter: Option<&str>) -> Result<()> {
     let mut count = Count::default();
@@ -52,7 +55,12 @@ pub fn run(filter: Option<&str>) -> Result<()> {
     let what = "tests of whole programs and of the image";
     eprintln!("== {what}");
     let begun = Instant::now();
-    let variables = [(EFI_VARIABLE, efi.into_os_string()), ("PATH", path)];
+    let busybox = prerequisites.busybox.clone().into_os_string();
+    let variables = [
+        (EFI_VARIABLE, efi.into_os_string()),
+        (BUSYBOX_VARIABLE, busybox),
+        ("PATH", path),
+    ];
     let compiled = tests(&[
         "--test",
         "*",

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -43,7 +44,7 @@ pub fn installed(package: &str) -> Option<String> {
 
 /// Brings the package lists up to date, if this user may.
 pub fn update() -> Result<()> {
-    if let Some(mut command) = privileged() {
+    if let Some(mut command) = privileged("apt-get") {
         eprintln!("    apt-get update");
         process::capture(command.args(["update", "--quiet"]))?;
     }
@@ -56,22 +57,41 @@ pub fn install(packages: &[&str]) -> Result<()> {
         "sudo apt-get install --no-install-recommends {}",
         packages.join(" ")
     );
-    let Some(mut command) = privileged() else {
+    let Some(mut command) = privileged("apt-get") else {
         bail!("these packages are needed; install them and run this again:\n    {by_hand}");
     };
+    finish_what_was_interrupted();
     eprintln!("    apt-get install {}", packages.join(" "));
     let log = paths::cache()?.join("apt.log");
     command
         .args(["install", "--yes", "--no-install-recommends"])
+        .arg(format!(
+            "--option=DPkg::Lock::Timeout={}",
+            LOCK_PATIENCE.as_secs()
+        ))
         .args(packages)
         .env("DEBIAN_FRONTEND", "noninteractive");
     process::run_logged(&mut command, &log).with_context(|| format!("try it yourself: {by_hand}"))
 }
 
-/// `apt-get` with the right to change the machine, if that can be had without asking for a password.
-fn privileged() -> Option<Command> {
+/// How long apt waits for another of its kind, such as a machine's own daily upgrade.
+const LOCK_PATIENCE: Duration = Duration::from_secs(600);
+
+/// Has dpkg configure what somebody's interrupted installation left unpacked: before that apt-get installs nothing at all.
+/// Where there is nothing left it changes nothing, and where it fails, what apt says next is the better message.
+fn finish_what_was_interrupted() {
+    if let Some(mut command) = privileged("dpkg") {
+        command
+            .args(["--configure", "--pending"])
+            .env("DEBIAN_FRONTEND", "noninteractive");
+        let _ = process::capture(&mut command);
+    }
+}
+
+/// `program` with the right to change the machine, if that can be had without asking for a password.
+fn privileged(program: &str) -> Option<Command> {
     if rustix::process::geteuid().is_root() {
-        return Some(Command::new("apt-get"));
+        return Some(Command::new(program));
     }
     process::find("sudo")?;
     process::capture(Command::new("sudo").args(["--non-interactive", "true"])).ok()?;
@@ -79,7 +99,7 @@ fn privileged() -> Option<Command> {
     command.args([
         "--non-interactive",
         "--preserve-env=DEBIAN_FRONTEND",
-        "apt-get",
+        program,
     ]);
     Some(command)
 }

@@ -132,6 +132,8 @@ pub fn ensure() -> Result<Prerequisites> {
 /// What only the tests look at things with.
 const NEEDS_OF_TESTS: &[Need] = &[
     need("mkfs.vfat", "dosfstools", || program("mkfs.vfat")),
+    // What plugs nodes without machines together.
+    need("ip", "iproute2", || program("ip")),
     need("mcopy", "mtools", || program("mcopy")),
     need("fsck.erofs", "erofs-utils", || program("fsck.erofs")),
     need("getfattr", "attr", || program("getfattr")),
@@ -140,11 +142,19 @@ const NEEDS_OF_TESTS: &[Need] = &[
     need("a display of Bochs'", "bochs-term", || {
         program(bochs::PROGRAM)
     }),
+    // Its package takes SeaBIOS for these, where that is there already; Bochs' own settings name its own.
+    need("a BIOS of Bochs'", "bochsbios", || {
+        Path::new(bochs::BIOS).exists()
+    }),
+    need("a BIOS for Bochs' screen", "vgabios", || {
+        Path::new(bochs::VGA_BIOS).exists()
+    }),
     need("isolinux", "isolinux", || {
-        bochs::ISOLINUX
-            .map(Path::new)
-            .iter()
-            .all(|file| file.exists())
+        Path::new(bochs::ISOLINUX[0]).exists()
+    }),
+    // isolinux' package asks for it only softly.
+    need("isolinux' other stage", "syslinux-common", || {
+        Path::new(bochs::ISOLINUX[1]).exists()
     }),
     need("genisoimage", "genisoimage", || program("genisoimage")),
 ];

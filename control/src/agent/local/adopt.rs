@@ -1,34 +1,30 @@
 //! After a restart of this process: the microVMs that went on without it are taken up again, the rest is cleared away.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
 use hearth_guest_protocol::Request;
 use tokio::sync::oneshot;
 
-use super::entry::Run;
+use super::entry::Run as EntryRun;
 use super::guest::Guest;
 use super::monitor::Monitor;
 use super::words::Words;
 use super::{Claim, Local, pod, pump};
 use crate::clock::now_ns;
 use crate::network::Published;
-use crate::state::{Container, ContainerId, Phase};
+use crate::state::{ContainerId, Phase, Placed, Run};
 
-/// Takes up every container of `up` that still runs; returns their ids. The others' remains are removed.
-pub async fn adopt(local: &Arc<Local>, up: &[Container]) -> BTreeSet<ContainerId> {
-    let mut adopted = BTreeSet::new();
+/// Takes up every container of `mine` that still runs, in the epoch that it is to run in. The others' remains are removed.
+pub async fn adopt(local: &Arc<Local>, mine: &[Placed]) {
     let pods = pod::list(&local.paths).unwrap_or_else(|error| {
         tracing::error!(%error, "looking for running pods");
         Vec::new()
     });
     for id in pods {
-        let container = up.iter().find(|container| container.id == id);
+        let container = mine.iter().find(|container| container.id == id);
         match take_up(local, &id, container).await {
-            Ok(true) => {
-                adopted.insert(id);
-            }
+            Ok(true) => {}
             Ok(false) => local.clear(&id),
             Err(error) => {
                 tracing::warn!(pod = id.short(), %error, "not running any more");
@@ -36,16 +32,22 @@ pub async fn adopt(local: &Arc<Local>, up: &[Container]) -> BTreeSet<ContainerId
             }
         }
     }
-    adopted
 }
 
 async fn take_up(
     local: &Arc<Local>,
     id: &ContainerId,
-    container: Option<&Container>,
+    container: Option<&Placed>,
 ) -> io::Result<bool> {
     let monitor = Monitor::adopt(&local.paths.pod_cgroup(id))?;
-    let Some(container) = container else {
+    let run = pod::read(&local.paths, id).map(|record| record.run);
+    let should = container.filter(|it| {
+        // A run that is told to have ended has ended; of one that can't be read nobody knows, and following it will tell.
+        let is_over = |run: Run| it.status.run > run || it.status.run == run && !runs(it);
+        run.as_ref()
+            .map_or(true, |run| run.epoch == it.pod.epoch && !is_over(*run))
+    });
+    let Some(container) = should else {
         tracing::warn!(pod = id.short(), "runs and should not; it is ended");
         monitor.kill();
         monitor.gone.cancelled().await;
@@ -59,10 +61,14 @@ async fn take_up(
     followed.map(|()| true)
 }
 
+fn runs(container: &Placed) -> bool {
+    container.status.phase == Phase::Running
+}
+
 async fn follow(
     local: &Arc<Local>,
     id: &ContainerId,
-    container: &Container,
+    container: &Placed,
     monitor: &Monitor,
 ) -> io::Result<()> {
     let record = pod::read(&local.paths, id)?;
@@ -70,17 +76,23 @@ async fn follow(
     // Else the cookie may be that of another process with its number.
     monitor.check_alive()?;
     let claim = Claim {
+        run: Some(record.run),
         uid: record.uid,
         ports: Vec::new(),
         _cookie: cookie,
-        out_of_memory: false,
+        ..Claim::default()
     };
-    local.runs().insert(id.clone(), claim);
+    local.runs().insert(*id, claim);
+    if record.leased {
+        // The process before this one may have ended between giving its lease an end and telling it.
+        local.keeps_to_lease(id, monitor);
+    }
     let words = Words::open(&local.paths.stderr(id))?;
-    tokio::spawn(words.pass_on(id.short().to_owned(), monitor.gone.clone()));
+    tokio::spawn(words.pass_on(id.short(), monitor.gone.clone()));
     let entry = local.entry(id);
     let busy = Arc::clone(&entry.busy).lock_owned().await;
     let published = container
+        .pod
         .address
         .map(|address| {
             record
@@ -93,10 +105,10 @@ async fn follow(
                 .collect()
         })
         .unwrap_or_default();
-    if let Some(address) = container.address {
+    if let Some(address) = container.pod.address {
         local
             .network
-            .readopt(id.as_str(), container.tenant.as_str(), address)
+            .readopt(&id.to_string(), container.tenant.as_str(), address)
             .map_err(io::Error::other)?;
     }
     let log = entry.log.clone();
@@ -110,8 +122,9 @@ async fn follow(
         .await
         .map_err(io::Error::other)?;
     let pid = monitor.pid;
-    let run = Arc::new(Run::new(
+    let run = Arc::new(EntryRun::new(
         container.clone(),
+        record.run,
         guest,
         monitor.clone(),
         published,
@@ -131,8 +144,8 @@ async fn follow(
         announced,
         busy,
     ));
-    if container.status.phase == Phase::Starting {
-        local.sink.started(id, pid, now_ns()).await;
+    if container.status.run < record.run {
+        local.sink.started(id, record.run, pid, now_ns()).await;
     }
     let _ = announce.send(());
     Ok(())

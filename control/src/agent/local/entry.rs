@@ -15,7 +15,7 @@ use super::log::Log;
 use super::monitor::Monitor;
 use crate::agent::{AgentError, Attached, OutputChunk};
 use crate::network::Published;
-use crate::state::{Container, ContainerId};
+use crate::state::{ContainerId, Placed, Run as RunNumber};
 
 /// Chunks on their way to an attached client before it slows the process: together about what a pipe or two hold.
 pub const OUTPUT_QUEUE: usize = 16;
@@ -54,7 +54,9 @@ struct Slot {
 /// One run of a container.
 pub struct Run {
     /// As it was when it was started.
-    pub container: Container,
+    pub container: Placed,
+    /// Which run it is.
+    pub number: RunNumber,
     /// The way to it.
     pub guest: Guest,
     /// Its process.
@@ -74,13 +76,15 @@ pub struct Run {
 impl Run {
     /// A run whose monitor has been started.
     pub fn new(
-        container: Container,
+        container: Placed,
+        number: RunNumber,
         guest: Guest,
         monitor: Monitor,
         ports: Vec<Published>,
     ) -> Self {
         Self {
             container,
+            number,
             guest,
             monitor,
             ports,
@@ -96,7 +100,7 @@ impl Run {
         let mut input = self.input.lock().await;
         let conversation = match input.take() {
             Some(conversation) => conversation,
-            None => open_input(&self.guest, self.container.id.as_str()).await?,
+            None => open_input(&self.guest, &self.container.id.to_string()).await?,
         };
         let conversation = input.insert(conversation);
         match data {
@@ -185,8 +189,8 @@ impl Entry {
     pub fn attach(self: &Arc<Self>, stdin: bool) -> Result<Attached, AgentError> {
         let place = Arc::clone(&self.places).try_acquire_owned();
         let place = place.map_err(|_| AgentError::TooMany {
-            container: self.id.clone(),
-            what: "attached clients",
+            container: self.id,
+            what: "attached clients".into(),
             limit: CLIENTS_MAX,
         })?;
         let (to, output) = mpsc::channel(OUTPUT_QUEUE);
@@ -202,7 +206,11 @@ impl Entry {
         };
         drop(clients);
         tokio::spawn(client.accompany(from));
-        Ok(Attached { output, input })
+        Ok(Attached {
+            output,
+            input,
+            broken: None,
+        })
     }
 
     /// Gives a chunk to everybody; waits for the slow, forgets the gone, and the slow as well once `run` has to hurry.

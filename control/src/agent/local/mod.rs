@@ -10,6 +10,8 @@ mod follow;
 pub mod fuzzing;
 mod guest;
 mod layer;
+mod layers;
+mod leased;
 mod log;
 mod monitor;
 mod node;
@@ -22,7 +24,7 @@ mod size;
 mod start;
 mod words;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
@@ -31,6 +33,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hearth_guest_protocol::{Error as Refusal, Reply, Request};
+use tokio::sync::broadcast;
 
 pub use paths::Paths;
 
@@ -43,14 +46,17 @@ use exec::Execs;
 use guest::GuestError;
 use layer::Templates;
 use log::Log;
+use monitor::Monitor;
 
 use super::{
-    Agent, AgentError, Attached, ExecId, ExecSpec, ExecStatus, ExitSink, LogOptions, LogStream,
-    NodeInfo, ProcessInfo, StartTimes,
+    Agent, AgentError, Attached, ExecId, ExecSpec, ExecStatus, Happenings, LogOptions, LogStream,
+    NodeInfo, ProcessInfo, Reports, Runtime, StartTimes, exec_id,
 };
+use crate::cluster::moves::may_move;
 use crate::entropy;
+use crate::lease::NodeLease;
 use crate::network::{Error as NetworkError, Network, Published};
-use crate::state::{Container, ContainerId, ContainerSpec, PortBinding, Signal};
+use crate::state::{ContainerId, ContainerSpec, Layer, NodeId, Placed, Run as RunNumber, Signal};
 
 /// A guest that runs answers within a scheduling delay; on a node that is very busy, within this.
 const GUEST_PATIENCE: Duration = Duration::from_secs(10);
@@ -60,6 +66,8 @@ const MESSAGE_MAX: usize = 4 << 10;
 
 /// What an agent is made with.
 pub struct LocalConfig {
+    /// The node's id.
+    pub id: NodeId,
     /// Where things are.
     pub paths: Paths,
     /// What is known of the node beforehand: name, version, storage, registries.
@@ -70,6 +78,8 @@ pub struct LocalConfig {
     pub siblings: bool,
     /// The size of writable layers where a container asks for none, bytes.
     pub layer_bytes: u64,
+    /// What pods keep to that may run elsewhere.
+    pub lease: NodeLease,
 }
 
 /// The agent. Cheap to clone.
@@ -80,15 +90,17 @@ pub struct LocalAgent {
 
 /// What an agent's tasks share.
 struct Local {
+    id: NodeId,
     paths: Paths,
     node: NodeInfo,
     dns: Vec<IpAddr>,
     templates: Templates,
     layer_bytes: u64,
+    lease: NodeLease,
     cores: Cores,
     images: hearth_image::Store,
     network: Network,
-    sink: Arc<dyn ExitSink>,
+    sink: Arc<dyn Reports>,
     execs: Execs,
     entries: Mutex<HashMap<ContainerId, Arc<Entry>>>,
     /// Runs with a monitor: their ports are published, their user ids taken, their tenants' cookies kept.
@@ -98,12 +110,16 @@ struct Local {
 /// What a run takes of the node.
 #[derive(Default)]
 struct Claim {
+    /// Which run it is, until its end has been told.
+    run: Option<RunNumber>,
     uid: u32,
     ports: Vec<Published>,
     /// Held for the tenant's next pod. None: no processors share a core.
     _cookie: Option<Arc<Cookie>>,
     /// It was ended because there was no memory for it.
     out_of_memory: bool,
+    /// Its monitor, once that is started, where it keeps to the node's lease.
+    leased: Option<Monitor>,
 }
 
 impl LocalAgent {
@@ -112,14 +128,16 @@ impl LocalAgent {
         config: LocalConfig,
         images: hearth_image::Store,
         network: Network,
-        sink: Arc<dyn ExitSink>,
+        sink: Arc<dyn Reports>,
     ) -> Result<Self, AgentError> {
         let LocalConfig {
+            id,
             paths,
             node,
             dns,
             siblings,
             layer_bytes,
+            lease,
         } = config;
         let (packed, dir) = (paths.templates.clone(), paths.containers.clone());
         let templates = blocking("unpacking the templates of writable layers", move || {
@@ -127,11 +145,13 @@ impl LocalAgent {
         })
         .await?;
         let local = Local {
+            id,
             paths,
             node,
             dns,
             templates,
             layer_bytes,
+            lease,
             cores: Cores::new(siblings),
             images,
             network,
@@ -146,33 +166,10 @@ impl LocalAgent {
         Ok(Self { local })
     }
 
-    /// Takes up what runs of the containers that should be up; returns which do. Called once, before anything else.
-    pub async fn adopt(&self, up: &[Container]) -> BTreeSet<ContainerId> {
-        let adopted = adopt::adopt(&self.local, up).await;
+    /// Takes up what runs of the containers that this node has. Called once, before anything else.
+    pub async fn adopt(&self, mine: &[Placed]) {
+        adopt::adopt(&self.local, mine).await;
         self.local.republish();
-        adopted
-    }
-
-    /// Removes the files of containers that are not in `known`: their creation or removal was cut short.
-    pub async fn sweep(&self, known: BTreeSet<ContainerId>) {
-        let dir = self.local.paths.containers.clone();
-        let swept = blocking(
-            "clearing away files of containers that are gone",
-            move || {
-                for file in std::fs::read_dir(dir)? {
-                    let file = file?;
-                    let id: Result<ContainerId, _> = file.file_name().to_string_lossy().parse();
-                    if id.is_ok_and(|id| !known.contains(&id)) {
-                        std::fs::remove_dir_all(file.path())?;
-                    }
-                }
-                Ok(())
-            },
-        )
-        .await;
-        if let Err(error) = swept {
-            tracing::warn!(%error, "sweeping");
-        }
     }
 
     /// Waits until no microVM is left. Whoever calls this has stopped them all.
@@ -194,34 +191,23 @@ impl Local {
     }
 
     fn entry(&self, id: &ContainerId) -> Arc<Entry> {
-        let make = || Arc::new(Entry::new(id.clone(), Log::new(&self.paths.container(id))));
-        Arc::clone(self.entries().entry(id.clone()).or_insert_with(make))
-    }
-
-    /// The entry of a container that has files here.
-    fn known(&self, id: &ContainerId) -> Result<Arc<Entry>, AgentError> {
-        if self.entries().contains_key(id) || self.paths.container(id).is_dir() {
-            return Ok(self.entry(id));
-        }
-        Err(AgentError::Failed {
-            doing: format!("looking for container {}", id.short()),
-            reason: "this node has no files of it".into(),
-        })
+        let make = || Arc::new(Entry::new(*id, Log::new(&self.paths.container(id))));
+        Arc::clone(self.entries().entry(*id).or_insert_with(make))
     }
 
     fn running(&self, id: &ContainerId) -> Result<Arc<Run>, AgentError> {
         let entry = self.entries().get(id).cloned();
         entry
             .and_then(|entry| entry.current())
-            .ok_or_else(|| AgentError::NotRunning(id.clone()))
+            .ok_or(AgentError::NotRunning(*id))
     }
 
     /// As [`Self::running`], and where the container is only about to run: once it does.
     async fn running_soon(&self, id: &ContainerId) -> Result<Arc<Run>, AgentError> {
         let entry = self.entries().get(id).cloned();
-        let entry = entry.ok_or_else(|| AgentError::NotRunning(id.clone()))?;
+        let entry = entry.ok_or(AgentError::NotRunning(*id))?;
         let run = entry.current_or_next().await;
-        run.ok_or_else(|| AgentError::NotRunning(id.clone()))
+        run.ok_or(AgentError::NotRunning(*id))
     }
 
     /// The ports of a run lead to it from now on. Where one can't, none does.
@@ -265,6 +251,13 @@ impl Local {
         self.network.publish(&ports)
     }
 
+    /// The writable layer of a container where its pod is now, made if it isn't there. Blocks.
+    fn layer(&self, placed: &Placed) -> io::Result<std::path::PathBuf> {
+        let place = placed.layer_in(placed.pod.epoch);
+        let dir = layers::place(&self.paths.containers, &placed.id, place)?;
+        layer::layer(&self.templates, &dir, self.layer_bytes(&placed.spec))
+    }
+
     /// The size of a container's writable layer.
     fn layer_bytes(&self, spec: &ContainerSpec) -> u64 {
         spec.storage_bytes.unwrap_or(self.layer_bytes)
@@ -279,6 +272,8 @@ impl Local {
     fn why_ended(&self, id: &ContainerId) -> &'static str {
         if self.ran_out_of_memory(id) {
             "the node has no memory left for it"
+        } else if self.ended_by_lease(id) {
+            "the node's lease is over, and it may run elsewhere"
         } else {
             "the monitor has ended; its reason is in the node's log"
         }
@@ -287,7 +282,7 @@ impl Local {
     /// Removes what a run leaves behind. Its monitor is gone.
     fn clear(&self, id: &ContainerId) {
         self.runs().remove(id);
-        if let Err(error) = self.network.detach(id.as_str()) {
+        if let Err(error) = self.network.detach(&id.to_string()) {
             tracing::warn!(pod = id.short(), %error, "detaching from the network");
         }
         pod::remove(&self.paths, id);
@@ -295,27 +290,79 @@ impl Local {
 }
 
 #[async_trait]
-impl Agent for LocalAgent {
-    async fn prepare(&self, container: &Container) -> Result<(), AgentError> {
-        let (templates, dir) = (
-            self.local.templates.clone(),
-            self.local.paths.container(&container.id),
-        );
-        let bytes = self.local.layer_bytes(&container.spec);
-        blocking("making the container's writable layer", move || {
-            layer::layer(&templates, &dir, bytes).map(drop)
+impl Runtime for LocalAgent {
+    async fn prepare(&self, placed: &Placed) -> Result<(), AgentError> {
+        start::make_layer(&self.local, placed).await
+    }
+
+    async fn start(&self, placed: &Placed, run: RunNumber) -> Result<StartTimes, AgentError> {
+        start::start(&self.local, placed, run).await
+    }
+
+    fn may_start(&self, placed: &Placed) -> bool {
+        !may_move(placed) || self.local.lease.holds()
+    }
+
+    fn running(&self, id: &ContainerId) -> Option<RunNumber> {
+        self.local.runs().get(id).and_then(|claim| claim.run)
+    }
+
+    async fn ended(&self, id: &ContainerId) {
+        let entry = self.local.entries().get(id).cloned();
+        if let Some(entry) = entry {
+            drop(entry.busy.lock().await);
+        }
+    }
+
+    async fn destroy(&self, id: &ContainerId) {
+        if let Ok(run) = self.local.running_soon(id).await {
+            run.hurry.cancel();
+            run.monitor.kill();
+        }
+    }
+
+    async fn discard(&self, id: &ContainerId, others: &[Layer]) -> Result<(), AgentError> {
+        let others = others.to_vec();
+        let entry = self.local.entry(id);
+        let _busy = entry.busy.lock().await;
+        self.local.execs.forget(id);
+        let link = self.local.paths.container(id);
+        let removed = blocking("removing the container's files", move || {
+            layers::remove(&link, &others)
         })
-        .await
+        .await;
+        self.local.entries().remove(id);
+        removed
     }
 
-    async fn start(
-        &self,
-        container: &Container,
-        ports: &[PortBinding],
-    ) -> Result<StartTimes, AgentError> {
-        start::start(&self.local, container, ports).await
+    async fn present(&self) -> Vec<ContainerId> {
+        let dir = self.local.paths.containers.clone();
+        let found = blocking("looking for files of containers", move || {
+            layers::present(&dir)
+        });
+        let mut present = found.await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "not all of what is here is known");
+            Vec::new()
+        });
+        present.extend(self.local.runs().keys());
+        present
     }
 
+    async fn sweep(&self, known: Vec<(ContainerId, Layer)>) {
+        let dir = self.local.paths.containers.clone();
+        let swept = blocking(
+            "clearing away files of containers that are gone",
+            move || layers::sweep(&dir, &known),
+        )
+        .await;
+        if let Err(error) = swept {
+            tracing::warn!(%error, "sweeping");
+        }
+    }
+}
+
+#[async_trait]
+impl Agent for LocalAgent {
     async fn signal(&self, id: &ContainerId, signal: Signal) -> Result<(), AgentError> {
         let run = self.local.running_soon(id).await?;
         if signal == Signal::KILL {
@@ -371,30 +418,12 @@ impl Agent for LocalAgent {
         .await
     }
 
-    async fn discard(&self, id: &ContainerId) -> Result<(), AgentError> {
-        let entry = self.local.entry(id);
-        let _busy = entry.busy.lock().await;
-        self.local.execs.forget(id);
-        let dir = self.local.paths.container(id);
-        let removed =
-            blocking(
-                "removing the container's files",
-                move || match std::fs::remove_dir_all(dir) {
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-                    removed => removed,
-                },
-            )
-            .await;
-        self.local.entries().remove(id);
-        removed
-    }
-
     async fn attach(&self, id: &ContainerId, stdin: bool) -> Result<Attached, AgentError> {
-        self.local.known(id)?.attach(stdin)
+        self.local.entry(id).attach(stdin)
     }
 
     async fn logs(&self, id: &ContainerId, options: LogOptions) -> Result<LogStream, AgentError> {
-        Ok(self.local.known(id)?.log.read(options))
+        Ok(self.local.entry(id).log.read(options))
     }
 
     async fn processes(&self, id: &ContainerId) -> Result<Vec<ProcessInfo>, AgentError> {
@@ -413,7 +442,7 @@ impl Agent for LocalAgent {
 
     async fn exec_create(&self, id: &ContainerId, spec: ExecSpec) -> Result<ExecId, AgentError> {
         let run = self.local.running(id)?;
-        let exec = ContainerId::from_random(entropy::random()).to_string();
+        let exec = exec_id(self.local.id, entropy::random());
         self.local.execs.create(exec.clone(), run, spec)?;
         Ok(exec)
     }
@@ -448,6 +477,25 @@ impl Agent for LocalAgent {
 
     async fn node(&self) -> NodeInfo {
         node::info(&self.local.node, &self.local.paths.containers)
+    }
+
+    async fn happenings(&self) -> Result<Happenings, AgentError> {
+        let told = self.local.sink.happenings();
+        let all = futures_util::stream::unfold(told, |mut told| async {
+            loop {
+                match told.recv().await {
+                    Ok(happening) => return Some((Ok(happening), told)),
+                    Err(broadcast::error::RecvError::Lagged(missed)) => {
+                        tracing::warn!(
+                            missed,
+                            "another node was too slow to hear what happens here"
+                        );
+                    }
+                    Err(broadcast::error::RecvError::Closed) => return None,
+                }
+            }
+        });
+        Ok(Box::pin(all))
     }
 }
 

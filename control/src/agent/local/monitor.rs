@@ -12,6 +12,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 
 use hearth_vmm_api as api;
+use hearth_vmm_api::lease::{LOOK_AGAIN, STATUS_OVER};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 use rustix::io::{fcntl_dupfd_cloexec, write};
@@ -111,6 +112,12 @@ impl Monitor {
         tokio::spawn(async move {
             match child.wait().await {
                 Ok(status) if status.success() => {}
+                Ok(status) if status.code() == Some(STATUS_OVER) => {
+                    tracing::warn!(
+                        pid,
+                        "the node's lease is over: the monitor has ended itself"
+                    );
+                }
                 Ok(status) => tracing::warn!(pid, %status, "monitor ended"),
                 Err(error) => tracing::warn!(pid, %error, "waiting for the monitor"),
             }
@@ -158,6 +165,25 @@ impl Monitor {
             watched.gone.cancel();
         });
         Ok(monitor)
+    }
+
+    /// It looks at its node's lease again; one that has none is not bothered.
+    pub fn look_again(&self) {
+        // SAFETY: the descriptor is open, and there is nothing to be read at the null pointer.
+        let sent = unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.pidfd.get_ref().as_raw_fd(),
+                LOOK_AGAIN,
+                std::ptr::null::<libc::siginfo_t>(),
+                0,
+            )
+        };
+        let error = io::Error::last_os_error();
+        if sent != 0 && error.raw_os_error() != Some(libc::ESRCH) {
+            tracing::error!(pid = self.pid, %error, "telling a monitor of its lease; it is ended");
+            self.kill();
+        }
     }
 
     /// Ends it at once.

@@ -43,12 +43,12 @@ impl Default for Paths {
 impl Paths {
     /// What outlives runs of a container.
     pub fn container(&self, id: &ContainerId) -> PathBuf {
-        self.containers.join(id.as_str())
+        self.containers.join(id.to_string())
     }
 
     /// What a run of a container needs.
     pub fn pod(&self, id: &ContainerId) -> PathBuf {
-        self.pods.join(id.as_str())
+        self.pods.join(id.to_string())
     }
 
     /// Where the monitor takes commands.
@@ -68,6 +68,6 @@ impl Paths {
 
     /// The monitor's own cgroup.
     pub fn pod_cgroup(&self, id: &ContainerId) -> PathBuf {
-        self.cgroup.join(id.as_str())
+        self.cgroup.join(id.to_string())
     }
 }

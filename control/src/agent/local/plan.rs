@@ -7,7 +7,7 @@ use hearth_guest_protocol as protocol;
 
 use crate::agent::ExecSpec;
 use crate::network::PodLink;
-use crate::state::{Container, ContainerSpec, DEFAULT_SHM_BYTES, capability};
+use crate::state::{Container, ContainerSpec, DEFAULT_SHM_BYTES, Placed, capability};
 
 /// Where programs are looked for when the image doesn't say: docker's own default.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -33,14 +33,14 @@ const CPU_PERIOD_US: u64 = 100_000;
 
 /// The first request to a new microVM.
 pub fn start(
-    container: &Container,
+    container: &Placed,
     link: Option<&PodLink>,
     dns: &[IpAddr],
     clock_ns: u64,
     entropy: [u8; 32],
 ) -> protocol::Start {
     let spec = &container.spec;
-    let network = container.address.zip(link).and_then(|(address, link)| {
+    let network = container.pod.address.zip(link).and_then(|(address, link)| {
         Some(protocol::Network {
             addresses: vec![address.into()],
             gateway: *link.gateway.first()?,
@@ -143,7 +143,7 @@ pub fn cpu_quota_us(nano_cpus: u64) -> Option<u64> {
 
 fn hostname(container: &Container) -> String {
     match container.spec.hostname.as_str() {
-        "" => container.id.short().to_owned(),
+        "" => container.id.short(),
         name => name.to_owned(),
     }
 }
@@ -209,7 +209,7 @@ fn ulimits(spec: &ContainerSpec) -> Vec<protocol::Ulimit> {
         .collect()
 }
 
-fn hosts(container: &Container) -> String {
+fn hosts(container: &Placed) -> String {
     let mut text = String::from(
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::\tip6-localnet\nff00::\tip6-mcastprefix\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
     );
@@ -220,7 +220,7 @@ fn hosts(container: &Container) -> String {
             let _ = writeln!(text, "{address}\t{name}");
         }
     }
-    if let Some(address) = container.address {
+    if let Some(address) = container.pod.address {
         let name = hostname(container);
         let _ = match container.spec.domainname.as_str() {
             "" => writeln!(text, "{address}\t{name}"),
@@ -253,6 +253,8 @@ fn resolv_conf(container: &Container, dns: &[IpAddr]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::state::{DEFAULT_MASKED_PATHS, DEFAULT_READONLY_PATHS, Ulimit};
 
@@ -269,18 +271,8 @@ mod tests {
     #[test]
     fn a_guest_is_told_what_was_asked_for_and_dockers_defaults_for_the_rest() {
         let told = |spec: ContainerSpec| {
-            let container = Container {
-                id: crate::state::ContainerId::from_random([1; 32]),
-                tenant: "owner".parse().unwrap(),
-                name: "name".parse().unwrap(),
-                node: crate::state::NodeId(1),
-                created_ns: 0,
-                image: String::new(),
-                image_name: String::new(),
-                spec,
-                status: Default::default(),
-                address: None,
-            };
+            let mut container = Placed::sample(1);
+            Arc::make_mut(&mut container.container).spec = spec;
             start(&container, None, &[], 0, [0; 32]).container
         };
         let plain = told(ContainerSpec::default());

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::cgroup::{self, Limits};
 use super::paths::Paths;
 use super::words::Words;
-use crate::state::{ContainerId, PortBinding};
+use crate::state::{ContainerId, PortBinding, Run};
 
 /// First user id of monitors; above what distributions and images use.
 const FIRST_UID: u32 = 100_000;
@@ -24,8 +24,13 @@ const RECORD: &str = "pod.json";
 /// What a later control process needs to know of a pod and can't ask anybody.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PodRecord {
+    /// Which run it is.
+    pub run: Run,
     /// The monitor's user and group id.
     pub uid: u32,
+    /// The monitor keeps to the node's lease.
+    #[serde(default)]
+    pub leased: bool,
     /// Of this run.
     pub ports: Vec<PortBinding>,
 }

@@ -74,7 +74,13 @@ pub async fn follow(
     let _ = announced.await;
     // Ends with the pump; an error is a panic there, which has been logged.
     let _ = telling.await;
-    local.sink.exited(&entry.id, exit, now_ns()).await;
+    local
+        .sink
+        .exited(&entry.id, run.number, exit, now_ns())
+        .await;
+    if let Some(claim) = local.runs().get_mut(&entry.id) {
+        claim.run = None;
+    }
     shut_down(&run).await;
     local.clear(&entry.id);
     drop(busy);
@@ -85,7 +91,10 @@ async fn tell_out_of_memory(local: Arc<Local>, run: Arc<Run>, mut kills: watch::
     while kills.changed().await.is_ok() {
         let count = *kills.borrow_and_update();
         let id = &run.container.id;
-        local.sink.out_of_memory(id, count, now_ns()).await;
+        local
+            .sink
+            .out_of_memory(id, run.number, count, now_ns())
+            .await;
         tokio::select! {
             () = run.exited.cancelled() => {}
             () = tokio::time::sleep(OUT_OF_MEMORY_PAUSE) => {}

@@ -85,7 +85,7 @@ fn largest(local: &Local) -> Option<ContainerId> {
         .iter()
         .filter(|(_, claim)| !claim.out_of_memory)
         .map(|(id, _)| (kept_memory(&local.paths.pod_cgroup(id)), id));
-    held.max().map(|(_, id)| id.clone())
+    held.max().map(|(_, id)| *id)
 }
 
 /// Bytes of a group that the kernel can't take back. 0: there is no such group.

@@ -15,14 +15,15 @@ use super::entry::Run;
 use super::guest::{Conversation, Guest, GuestError};
 use super::monitor::{Inheritance, Monitor, Walls};
 use super::{
-    Claim, Local, blocking, failed, io_failed, layer, node, plan, pod, pump, size, start_error,
+    Claim, Local, blocking, failed, io_failed, node, plan, pod, pump, size, start_error,
     unpublished,
 };
 use crate::agent::{AgentError, StartTimes};
 use crate::clock::now_ns;
+use crate::cluster::moves::may_move;
 use crate::entropy;
 use crate::network::{PodLink, Published};
-use crate::state::{Container, PortBinding};
+use crate::state::{Container, Placed, Run as RunNumber};
 
 /// From the monitor's start to the main process's: a fraction of a second, on an emulated processor some; what takes longer than this
 /// doesn't come.
@@ -31,8 +32,8 @@ const BOOT_PATIENCE: Duration = Duration::from_secs(60);
 /// Boots the microVM and starts the main process; the rest of its life is [`pump::follow`]'s.
 pub async fn start(
     local: &Arc<Local>,
-    container: &Container,
-    ports: &[PortBinding],
+    container: &Placed,
+    number: RunNumber,
 ) -> Result<StartTimes, AgentError> {
     let entry = local.entry(&container.id);
     // Signals that come from here on reach the process once it runs.
@@ -40,8 +41,11 @@ pub async fn start(
     // The last run's microVM may still be powering off.
     let busy = Arc::clone(&entry.busy).lock_owned().await;
     local.execs.forget(&container.id);
-    let booted = boot(local, container, ports).await;
-    let (run, conversation, mut times) = match booted {
+    let booted = async {
+        make_layer(local, container).await?;
+        boot(local, container, number).await
+    };
+    let (run, conversation, mut times) = match booted.await {
         Ok(booted) => booted,
         Err(error) => {
             local.clear(&container.id);
@@ -74,11 +78,23 @@ pub async fn start(
         busy,
     ));
     let committing = Instant::now();
-    local.sink.started(&container.id, pid, now_ns()).await;
+    local
+        .sink
+        .started(&container.id, number, pid, now_ns())
+        .await;
     times.commit = committing.elapsed();
     // It fails where the run is over: then there is nobody to tell.
     let _ = announce.send(());
     Ok(times)
+}
+
+/// What it writes to, where it isn't there yet.
+pub async fn make_layer(local: &Arc<Local>, container: &Placed) -> Result<(), AgentError> {
+    let (local, container) = (Arc::clone(local), container.clone());
+    blocking("making the container's writable layer", move || {
+        local.layer(&container).map(drop)
+    })
+    .await
 }
 
 /// `CLOCK_MONOTONIC`, which the monitors go by too.
@@ -90,16 +106,17 @@ fn monotonic() -> Duration {
 /// Everything up to the guest's word that the process runs.
 async fn boot(
     local: &Arc<Local>,
-    container: &Container,
-    ports: &[PortBinding],
+    container: &Placed,
+    number: RunNumber,
 ) -> Result<(Arc<Run>, Conversation, StartTimes), AgentError> {
     let id = &container.id;
+    let ports = &container.pod.ports;
     local.network.check_addresses(ports).map_err(unpublished)?;
-    let link = match container.address {
+    let link = match container.pod.address {
         Some(address) => Some(
             local
                 .network
-                .attach(id.as_str(), container.tenant.as_str(), address)
+                .attach(&id.to_string(), container.tenant.as_str(), address)
                 .map_err(|error| failed("attaching the pod to the network", error))?,
         ),
         None => None,
@@ -117,10 +134,9 @@ async fn boot(
         // Opening files, making a cgroup, forking: short, but not for a thread that serves others.
         let runtime = tokio::runtime::Handle::current();
         let image = image_id(&container)?;
-        let ports = ports.to_vec();
         let spawned = tokio::task::spawn_blocking(move || {
             let _within = runtime.enter();
-            spawn(&local, &container, &image, link, &ports)
+            spawn(&local, &container, &image, link, number)
         });
         spawned
             .await
@@ -128,6 +144,7 @@ async fn boot(
     };
     let guest = Guest::new(local.paths.vsock_socket(id));
     let published = container
+        .pod
         .address
         .map(|address| {
             ports
@@ -151,7 +168,7 @@ async fn boot(
                 guest_init,
                 commit: Duration::ZERO,
             };
-            let run = Run::new(container.clone(), guest, monitor, published);
+            let run = Run::new(container.clone(), number, guest, monitor, published);
             return Ok((Arc::new(run), conversation, times));
         }
         Ok(Err(error)) => start_error(error),
@@ -160,9 +177,13 @@ async fn boot(
             format!("no answer within {} s", BOOT_PATIENCE.as_secs()),
         ),
     };
+    let over = local.ended_by_lease(id);
     monitor.kill();
     monitor.gone.cancelled().await;
-    Err(error)
+    match over {
+        true => Err(AgentError::LeaseOver),
+        false => Err(error),
+    }
 }
 
 /// With the time that the guest's PID 1 took.
@@ -187,17 +208,21 @@ fn image_id(container: &Container) -> Result<ImageId, AgentError> {
 /// Starts the monitor with everything it needs. Blocks.
 fn spawn(
     local: &Local,
-    container: &Container,
+    container: &Placed,
     image: &ImageId,
     link: Option<PodLink>,
-    ports: &[PortBinding],
+    number: RunNumber,
 ) -> Result<Monitor, AgentError> {
     let id = &container.id;
     let io = |doing: &'static str| move |error| io_failed(doing, error);
+    let lease = match may_move(container) {
+        true => Some(local.lease_for_a_monitor()?),
+        false => None,
+    };
     let size = size::size(&container.spec, node::memory_bytes(), node::cpus())?;
     let root = File::open(local.images.root_file(image)).map_err(io("opening the image"))?;
-    let dir = local.paths.container(id);
-    let writable = layer::layer(&local.templates, &dir, local.layer_bytes(&container.spec))
+    let writable = local
+        .layer(container)
         .and_then(|path| OpenOptions::new().read(true).write(true).open(path))
         .map_err(io("opening the container's writable layer"))?;
     let kernel = File::open(&local.paths.kernel).map_err(io("opening the guest's kernel"))?;
@@ -222,19 +247,22 @@ fn spawn(
             AgentError::Exhausted("this node has no user id left for another pod".into())
         })?;
         runs.insert(
-            id.clone(),
+            *id,
             Claim {
+                run: Some(number),
                 uid,
                 ports: Vec::new(),
                 _cookie: cookie.clone(),
-                out_of_memory: false,
+                ..Claim::default()
             },
         );
         uid
     };
     let record = pod::PodRecord {
+        run: number,
         uid,
-        ports: ports.to_vec(),
+        leased: lease.is_some(),
+        ports: container.pod.ports.clone(),
     };
     pod::record(&local.paths, id, &record).map_err(io("recording the pod"))?;
     let mut inheritance = Inheritance::default();
@@ -256,6 +284,7 @@ fn spawn(
             },
         ],
         network: container
+            .pod
             .address
             .zip(link)
             .map(|(address, link)| api::Network {
@@ -274,6 +303,7 @@ fn spawn(
             gid: uid,
             root: inheritance.add(files.root),
         },
+        lease: lease.map(|page| inheritance.add(page)),
     };
     let walls = Walls {
         cgroup_procs: files.cgroup_procs,
@@ -282,10 +312,9 @@ fn spawn(
     };
     let monitor = Monitor::spawn(&local.paths.vmm, &config, inheritance, walls)
         .map_err(io("starting the monitor"))?;
-    tokio::spawn(
-        files
-            .words
-            .pass_on(id.short().to_owned(), monitor.gone.clone()),
-    );
+    if record.leased {
+        local.keeps_to_lease(id, &monitor);
+    }
+    tokio::spawn(files.words.pass_on(id.short(), monitor.gone.clone()));
     Ok(monitor)
 }

@@ -1,6 +1,5 @@
 //! One request, taken apart: who asks, at which version, for what.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,14 +11,14 @@ use hyper::{Method, Request};
 use percent_encoding::percent_decode_str;
 use serde::de::DeserializeOwned;
 
+use super::Session;
 use super::body;
 use super::errors::ApiError;
 use super::query::Query;
 use super::version::{self, ApiVersion};
-use super::{Docker, Session};
-use crate::api::Refused;
+use crate::api::{Clients, Refused};
 use crate::controller::Controller;
-use crate::state::{Container, Tenant};
+use crate::state::{Placed, Tenant};
 
 /// Largest JSON body: a container with a thousand labels and all of Linux's environment fits several times.
 const JSON_MAX: usize = 4 << 20;
@@ -35,6 +34,8 @@ pub(super) struct Call {
     pub headers: HeaderMap,
     pub version: ApiVersion,
     pub tenant: Tenant,
+    /// None: the node is locked.
+    controller: Option<Controller>,
     session: Session,
     body: Incoming,
     upgrade: Option<OnUpgrade>,
@@ -42,7 +43,11 @@ pub(super) struct Call {
 
 impl Call {
     /// Refuses callers without a tenant, versions out of range, and paths that aren't text.
-    pub fn new(session: &Session, mut request: Request<Incoming>) -> Result<Self, ApiError> {
+    pub fn new(
+        session: &Session,
+        controller: Option<Controller>,
+        mut request: Request<Incoming>,
+    ) -> Result<Self, ApiError> {
         let tenant = session.0.caller.clone().map_err(|refused| match refused {
             Refused::Nobody(reason) => ApiError::forbidden(reason),
             Refused::NoRoom => ApiError::unavailable(
@@ -66,6 +71,7 @@ impl Call {
             headers: head.headers,
             version,
             tenant,
+            controller,
             session: session.clone(),
             body,
             upgrade,
@@ -73,15 +79,18 @@ impl Call {
     }
 
     pub fn controller(&self) -> &Controller {
-        &self.session.0.docker.controller
+        self.controller
+            .as_ref()
+            .expect("calls of a node that is locked are answered by `locked`, which needs none")
     }
 
-    pub fn docker(&self) -> &Arc<Docker> {
-        &self.session.0.docker
+    /// Those who are let in, this one among them.
+    pub fn clients(&self) -> Option<&Clients> {
+        self.session.0.docker.clients()
     }
 
     /// The tenant's container of that name, id, or beginning of an id.
-    pub fn container(&self, name: &str) -> Result<Container, ApiError> {
+    pub fn container(&self, name: &str) -> Result<Placed, ApiError> {
         self.controller()
             .find(&self.tenant, name.trim_start_matches('/'))
             .map_err(|refusal| match ApiError::from(refusal) {

@@ -4,6 +4,7 @@ use hyper::StatusCode;
 
 use super::answer::{self, Response};
 use crate::agent::AgentError;
+use crate::cluster::membership::MembershipError;
 use crate::controller::Error;
 use crate::state::{InvalidSignal, Refusal};
 
@@ -76,7 +77,7 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
     }
 
-    /// docker's words of a node outside a swarm; clients take the status as the sign.
+    /// docker's words of a node outside a swarm that is asked for what only a manager has; clients take the status as the sign.
     pub fn no_swarm() -> Self {
         Self::unavailable(
             "This node is not a swarm manager. Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again.",
@@ -110,7 +111,8 @@ impl From<Error> for ApiError {
             Error::Refused(refusal) => refusal.into(),
             Error::Agent(error) => error.into(),
             Error::Image(error) => error.into(),
-            Error::Unavailable(_) => Self::unavailable(error.to_string()),
+            Error::Quota(error) => Self::forbidden(error.to_string()),
+            Error::Pending(_) | Error::Unavailable(_) => Self::unavailable(error.to_string()),
         }
     }
 }
@@ -122,6 +124,7 @@ impl From<Refusal> for ApiError {
             Refusal::NoSuchContainer(_) | Refusal::NoSuchImage(_) => Self::not_found(message),
             Refusal::NameInUse { .. }
             | Refusal::Running(_)
+            | Refusal::BeingRemoved(_)
             | Refusal::NotRunning(_)
             | Refusal::TooMany { .. }
             | Refusal::ImageInUse { .. } => Self::conflict(message),
@@ -129,7 +132,24 @@ impl From<Refusal> for ApiError {
             Refusal::PortInUse { .. } => Self::internal(format!(
                 "driver failed programming external connectivity: {message}"
             )),
-            Refusal::NoFreeAddress => Self::unavailable(message),
+            Refusal::NoFreeAddress | Refusal::TooNew | Refusal::TooOld { .. } => {
+                Self::unavailable(message)
+            }
+            // docker has no status of its own for it: clients look for the words.
+            Refusal::OutOfSequence => Self::internal(message),
+            Refusal::NodeIsUp(_) | Refusal::LastManager => Self::bad_request(message),
+            Refusal::NoSuchNode(_) => Self::not_found(message),
+        }
+    }
+}
+
+impl From<MembershipError> for ApiError {
+    fn from(error: MembershipError) -> Self {
+        let message = error.to_string();
+        match error {
+            MembershipError::Alone | MembershipError::Unavailable(_) => Self::unavailable(message),
+            MembershipError::Refused(_) => Self::bad_request(message),
+            MembershipError::State(refusal) => refusal.into(),
         }
     }
 }
@@ -149,9 +169,12 @@ impl From<AgentError> for ApiError {
             }
             AgentError::NoSuchExec(_) => Self::not_found(message),
             AgentError::Start { .. } => Self::bad_request(message),
-            AgentError::Exhausted(_) => Self::unavailable(message),
+            AgentError::Exhausted(_)
+            | AgentError::LeaseOver
+            | AgentError::Nowhere { .. }
+            | AgentError::OutOfReach { .. } => Self::unavailable(message),
             AgentError::DiskFull => Self::new(StatusCode::INSUFFICIENT_STORAGE, message),
-            AgentError::Failed { .. } => Self::internal(message),
+            AgentError::Failed { .. } | AgentError::Told(_) => Self::internal(message),
         }
     }
 }

@@ -1,8 +1,5 @@
 //! `/containers/{id}/exec` and `/exec/{id}/…`.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
 use bollard_stubs::models::{ExecConfig, ExecInspectResponse, ExecStartConfig, ProcessConfig};
 use bytes::Bytes;
 use hyper::StatusCode;
@@ -14,7 +11,7 @@ use super::detach::DetachKeys;
 use super::errors::ApiError;
 use super::hijack::{self, Ending, Manner};
 use crate::agent::{AgentError, Attached, ExecSpec, ExecStatus, OutputChunk, Stream};
-use crate::state::{Action, Container};
+use crate::state::{Container, Placed, What};
 
 /// `POST /containers/{id}/exec`.
 pub async fn create(mut call: Call, name: &str) -> Answer {
@@ -44,7 +41,7 @@ pub async fn create(mut call: Call, name: &str) -> Answer {
     };
     let id = match call
         .controller()
-        .agent()
+        .agent_of(&container)?
         .exec_create(&container.id, spec)
         .await
     {
@@ -63,19 +60,17 @@ fn not_running(container: &Container) -> ApiError {
 }
 
 /// The exec, where its container is the tenant's.
-async fn find(call: &Call, id: &str) -> Result<(ExecStatus, Container), ApiError> {
+async fn find(call: &Call, id: &str) -> Result<(ExecStatus, Placed), ApiError> {
     let nowhere = || ApiError::not_found(format!("No such exec instance: {id}"));
-    let status = match call.controller().agent().exec_status(&id.to_owned()).await {
+    let Ok(agent) = call.controller().agent_of_exec(id) else {
+        return Err(nowhere());
+    };
+    let status = match agent.exec_status(&id.to_owned()).await {
         Ok(status) => status,
         Err(AgentError::NoSuchExec(_)) => return Err(nowhere()),
         Err(error) => return Err(error.into()),
     };
-    let container = call
-        .controller()
-        .state()
-        .containers
-        .get(&status.container)
-        .cloned();
+    let container = call.controller().state().placed(&status.container);
     match container.filter(|container| container.tenant == call.tenant) {
         Some(container) => Ok((status, container)),
         None => Err(nowhere()),
@@ -102,7 +97,8 @@ pub async fn start(mut call: Call, id: &str) -> Answer {
         _ => None,
     };
     let spec = status.spec;
-    let started = call.controller().agent().exec_start(&status.id, size).await;
+    let agent = call.controller().agent_of_exec(&status.id)?;
+    let started = agent.exec_start(&status.id, size).await;
     if asked.detach == Some(true) {
         // Nobody listens, and there is no stdin.
         drop(started.map_err(exec_error)?);
@@ -113,7 +109,7 @@ pub async fn start(mut call: Call, id: &str) -> Answer {
         Err(error @ AgentError::Start { .. }) => told(exec_error(error).message()),
         Err(error) => return Err(error.into()),
     };
-    let docker = Arc::clone(call.docker());
+    let controller = call.controller().clone();
     let keys = Some(spec.detach_keys.as_str()).filter(|keys| !keys.is_empty());
     let manner = Manner {
         // ExecStart: whether output is framed is said here, not at creation, and no is the default.
@@ -128,13 +124,7 @@ pub async fn start(mut call: Call, id: &str) -> Answer {
         before: None,
         afterwards: Box::new(move |ending| {
             if ending == Ending::Detached {
-                let controller = docker.controller.clone();
-                docker.begin(async move {
-                    let attributes = BTreeMap::from([("execID".to_owned(), status.id)]);
-                    controller
-                        .note(&container.id, Action::ExecDetach, attributes)
-                        .await;
-                });
+                controller.note(&container.id, What::ExecDetached { exec: status.id });
             }
         }),
     };
@@ -165,6 +155,7 @@ fn told(message: &str) -> Attached {
     Attached {
         output,
         input: None,
+        broken: None,
     }
 }
 
@@ -174,7 +165,7 @@ pub async fn resize(call: Call, id: &str) -> Answer {
     let (status, container) = find(&call, id).await?;
     match call
         .controller()
-        .agent()
+        .agent_of_exec(&status.id)?
         .exec_resize(&status.id, rows, columns)
         .await
     {

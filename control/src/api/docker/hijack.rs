@@ -167,7 +167,7 @@ async fn converse<R, W>(
         before,
         afterwards,
     } = manner;
-    let Attached { output, input } = attached;
+    let Attached { output, input, .. } = attached;
     let ending = {
         let mut talk = pin!(send_output(&mut writer, output, before, |stream, data| {
             let wanted = match stream {
@@ -324,6 +324,7 @@ mod tests {
         let attached = Attached {
             output: output_end,
             input: Some(input_end),
+            broken: None,
         };
         let task = tokio::spawn(converse(
             reader,

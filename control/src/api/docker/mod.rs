@@ -18,45 +18,122 @@ mod frames;
 pub mod fuzzing;
 mod hijack;
 mod images;
+mod locked;
 mod networks;
 mod query;
 mod router;
+mod swarm;
 mod system;
 mod timestamps;
 mod version;
 mod volumes;
 
+#[cfg(feature = "fuzzing")]
+pub use swarm::fuzzing::swarm_body;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::header::{HeaderMap, HeaderValue};
+use tokio::sync::SetOnce;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::answer::Response;
 use self::call::Call;
 use self::errors::ApiError;
-use super::Refused;
 use super::admission::Place;
+use super::{Clients, Refused};
+use crate::cluster::membership::Door;
 use crate::controller::Controller;
 use crate::state::Tenant;
 
+/// How long a node's first clients wait for it to be ready: one whose cluster elects a leader just then takes a moment, and they needn't
+/// know. Afterwards they hear at once that it isn't.
+const READY_PATIENCE: Duration = Duration::from_secs(20);
+
 /// What all connections share.
 pub struct Docker {
-    controller: Controller,
+    node: Node,
+    /// None: over no network.
+    clients: Option<Clients>,
     /// Set when the API ends: nothing that was begun over it outlives it.
     ended: CancellationToken,
 }
 
+/// What answers.
+enum Node {
+    /// The node, through its controller.
+    Open {
+        /// There, once this node has what it is to answer from.
+        controller: Arc<SetOnce<Controller>>,
+        /// Who comes while there is none waits until then.
+        patience: Instant,
+    },
+    /// What there is of a node before it is unlocked.
+    Locked(Arc<dyn Door>),
+}
+
 impl Docker {
-    /// Over a controller.
-    pub fn new(controller: Controller) -> Self {
-        Self {
+    /// Over a controller, which may come later.
+    pub fn new(controller: Arc<SetOnce<Controller>>) -> Self {
+        Self::over(Node::Open {
             controller,
+            patience: Instant::now() + READY_PATIENCE,
+        })
+    }
+
+    /// At the door of a locked node.
+    pub fn locked(door: Arc<dyn Door>) -> Self {
+        Self::over(Node::Locked(door))
+    }
+
+    fn over(node: Node) -> Self {
+        Self {
+            node,
+            clients: None,
             ended: CancellationToken::new(),
+        }
+    }
+
+    /// Those who are let in, where it is asked over TLS.
+    pub fn letting_in(self, clients: Clients) -> Self {
+        Self {
+            clients: Some(clients),
+            ..self
+        }
+    }
+
+    fn clients(&self) -> Option<&Clients> {
+        self.clients.as_ref()
+    }
+
+    /// None: the node is locked.
+    async fn controller(&self) -> Result<Option<Controller>, ApiError> {
+        let Node::Open {
+            controller,
+            patience,
+        } = &self.node
+        else {
+            return Ok(None);
+        };
+        let come = tokio::time::timeout_at(*patience, controller.wait()).await;
+        come.cloned().map(Some).map_err(|_| {
+            ApiError::unavailable(
+                "the cluster's log takes no commands: this node has started and waits for the others of its cluster, for without most of those that vote nothing can be read or decided; start them, or look at their consoles",
+            )
+        })
+    }
+
+    async fn route(&self, call: Call) -> answer::Answer {
+        match &self.node {
+            Node::Open { .. } => router::route(call).await,
+            Node::Locked(door) => locked::route(call, &**door).await,
         }
     }
 
@@ -107,13 +184,18 @@ impl Session {
             return ApiError::unavailable("the connection was closed in favour of another")
                 .into_response();
         };
-        let answer = match Call::new(self, request) {
+        let call = match self.0.docker.controller().await {
+            Ok(controller) => Call::new(self, controller, request),
+            Err(error) => Err(error),
+        };
+        let answer = match call {
             // A task of its own: what a request has begun is brought to its end, even where its client doesn't wait for it. It keeps the
             // client's place until then, so that there can't be more of them than places.
             Ok(call) => {
                 let busy = Arc::clone(&busy);
+                let docker = Arc::clone(&self.0.docker);
                 let routed = self.0.docker.begin(async move {
-                    let answer = router::route(call).await;
+                    let answer = docker.route(call).await;
                     drop(busy);
                     answer
                 });

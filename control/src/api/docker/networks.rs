@@ -10,12 +10,12 @@ use super::answer::{self, Answer};
 use super::call::Call;
 use super::errors::ApiError;
 use super::query::Filters;
-use crate::state::{Container, NetworkMode, Tenant};
+use crate::state::{NetworkMode, Placed, Tenant};
 
 /// The pods' network.
-pub const SUBNET: &str = "10.88.0.0/16";
+pub const SUBNET: &str = "10.88.0.0/14";
 /// Length of its prefix.
-const PREFIX: i64 = 16;
+const PREFIX: i64 = 14;
 /// The node, as pods see it.
 pub const GATEWAY: &str = "10.88.0.1";
 /// Filters of `GET /networks`.
@@ -66,17 +66,17 @@ pub fn is_id(tenant: &Tenant, name: &str, text: &str) -> bool {
 }
 
 /// The Ethernet address that docker would derive from an address: there is no Ethernet outside of the pod, yet clients show it.
-fn mac_address(container: &Container) -> String {
-    container.address.map_or_else(String::new, |address| {
+fn mac_address(container: &Placed) -> String {
+    container.pod.address.map_or_else(String::new, |address| {
         let [a, b, c, d] = address.octets();
         format!("02:42:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
     })
 }
 
 /// A container's place in its network; addresses only while it is up, as docker has it.
-pub fn endpoint(container: &Container) -> (String, EndpointSettings) {
+pub fn endpoint(container: &Placed) -> (String, EndpointSettings) {
     let name = of_mode(container.spec.network_mode);
-    let address = container.address.filter(|_| container.is_up());
+    let address = container.pod.address.filter(|_| container.is_up());
     let up = address.is_some() || (name == "none" && container.is_up());
     let endpoint = EndpointSettings {
         network_id: Some(if container.status.started_ns == 0 {
@@ -303,12 +303,12 @@ fn describe(call: &Call, network: &BuiltIn, with_containers: bool) -> Value {
 fn containers(call: &Call, network: &BuiltIn) -> Value {
     let state = call.controller().state();
     let there = state
-        .containers
         .of_tenant(&call.tenant)
         .filter(|c| c.is_up() && of_mode(c.spec.network_mode) == network.name);
     let described = there.map(|container| {
-        let (_, endpoint) = endpoint(container);
+        let (_, endpoint) = endpoint(&container);
         let address = container
+            .pod
             .address
             .map_or_else(String::new, |address| format!("{address}/{PREFIX}"));
         let place = json!({

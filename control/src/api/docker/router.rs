@@ -12,7 +12,7 @@ use hyper::Method;
 use super::answer::Answer;
 use super::call::Call;
 use super::errors::ApiError;
-use super::{containers, disk_usage, events, exec, images, networks, system, volumes};
+use super::{containers, disk_usage, events, exec, images, networks, swarm, system, volumes};
 
 /// A request's answer, being made.
 type Answering = Pin<Box<dyn Future<Output = Answer> + Send>>;
@@ -33,8 +33,8 @@ enum Does {
     Answer(fn(Call, String) -> Answering),
     /// Hearth lacks it: the subject of the sentence that says so.
     NotYet(&'static str),
-    /// docker itself refuses it on a node outside a swarm.
-    NoSwarm,
+    /// Hearth lacks it, as [`Does::NotYet`]; and docker itself refuses it on a node outside a swarm.
+    InSwarm(&'static str),
 }
 
 /// Each row: method, path, operation, and what is done. The first row that fits counts.
@@ -51,15 +51,15 @@ macro_rules! routes {
         Does::Answer(|$call, $parameter| Box::pin(async move { $handler }))
     };
     (@not_yet $what:literal) => { Does::NotYet($what) };
-    (@no_swarm) => { Does::NoSwarm };
+    (@in_swarm $what:literal) => { Does::InSwarm($what) };
 }
 
 const ROUTES: &[Route] = routes! {
-    GET    "/_ping"                       SystemPing               => answer(|_, _| Ok(system::ping()));
-    HEAD   "/_ping"                       SystemPingHead           => answer(|_, _| Ok(system::ping()));
+    GET    "/_ping"                       SystemPing               => answer(|call, _| Ok(system::ping(&call)));
+    HEAD   "/_ping"                       SystemPingHead           => answer(|call, _| Ok(system::ping(&call)));
     GET    "/version"                     SystemVersion            => answer(|call, _| system::version(&call).await);
     GET    "/info"                        SystemInfo               => answer(|call, _| system::info(&call).await);
-    GET    "/events"                      SystemEvents             => answer(|call, _| events::stream(&call));
+    GET    "/events"                      SystemEvents             => answer(|call, _| events::stream(&call).await);
     GET    "/system/df"                   SystemDataUsage          => answer(|call, _| disk_usage::show(&call).await);
     POST   "/auth"                        SystemAuth               => answer(|call, _| system::auth(call).await);
 
@@ -145,37 +145,52 @@ const ROUTES: &[Route] = routes! {
     POST   "/plugins/{name}/set"          PluginSet                => not_yet("plugins are");
     DELETE "/plugins/{name}"              PluginDelete             => not_yet("plugins are");
 
-    POST   "/swarm/init"                  SwarmInit                => not_yet("swarm mode is");
-    POST   "/swarm/join"                  SwarmJoin                => not_yet("swarm mode is");
-    GET    "/swarm"                       SwarmInspect             => no_swarm();
-    GET    "/swarm/unlockkey"             SwarmUnlockkey           => no_swarm();
-    POST   "/swarm/leave"                 SwarmLeave               => no_swarm();
-    POST   "/swarm/update"                SwarmUpdate              => no_swarm();
-    POST   "/swarm/unlock"                SwarmUnlock              => no_swarm();
-    GET    "/nodes"                       NodeList                 => no_swarm();
-    GET    "/nodes/{id}"                  NodeInspect              => no_swarm();
-    DELETE "/nodes/{id}"                  NodeDelete               => no_swarm();
-    POST   "/nodes/{id}/update"           NodeUpdate               => no_swarm();
-    GET    "/services"                    ServiceList              => no_swarm();
-    POST   "/services/create"             ServiceCreate            => no_swarm();
-    GET    "/services/{id}/logs"          ServiceLogs              => no_swarm();
-    GET    "/services/{id}"               ServiceInspect           => no_swarm();
-    DELETE "/services/{id}"               ServiceDelete            => no_swarm();
-    POST   "/services/{id}/update"        ServiceUpdate            => no_swarm();
-    GET    "/tasks"                       TaskList                 => no_swarm();
-    GET    "/tasks/{id}/logs"             TaskLogs                 => no_swarm();
-    GET    "/tasks/{id}"                  TaskInspect              => no_swarm();
-    GET    "/secrets"                     SecretList               => no_swarm();
-    POST   "/secrets/create"              SecretCreate             => no_swarm();
-    GET    "/secrets/{id}"                SecretInspect            => no_swarm();
-    DELETE "/secrets/{id}"                SecretDelete             => no_swarm();
-    POST   "/secrets/{id}/update"         SecretUpdate             => no_swarm();
-    GET    "/configs"                     ConfigList               => no_swarm();
-    POST   "/configs/create"              ConfigCreate             => no_swarm();
-    GET    "/configs/{id}"                ConfigInspect            => no_swarm();
-    DELETE "/configs/{id}"                ConfigDelete             => no_swarm();
-    POST   "/configs/{id}/update"         ConfigUpdate             => no_swarm();
+    POST   "/swarm/init"                  SwarmInit                => answer(|call, _| swarm::init(call).await);
+    POST   "/swarm/join"                  SwarmJoin                => answer(|call, _| swarm::join(call).await);
+    GET    "/swarm"                       SwarmInspect             => answer(|call, _| swarm::inspect(&call));
+    GET    "/swarm/unlockkey"             SwarmUnlockkey           => answer(|call, _| swarm::unlock_key(&call));
+    POST   "/swarm/leave"                 SwarmLeave               => answer(|call, _| swarm::leave(&call).await);
+    POST   "/swarm/update"                SwarmUpdate              => answer(|call, _| swarm::update(call).await);
+    POST   "/swarm/unlock"                SwarmUnlock              => answer(|call, _| swarm::unlock(&call));
+    GET    "/nodes"                       NodeList                 => answer(|call, _| swarm::list_nodes(&call));
+    GET    "/nodes/{id}"                  NodeInspect              => answer(|call, id| swarm::inspect_node(&call, &id));
+    DELETE "/nodes/{id}"                  NodeDelete               => answer(|call, id| swarm::remove_node(&call, &id).await);
+    POST   "/nodes/{id}/update"           NodeUpdate               => answer(|call, id| swarm::update_node(call, &id).await);
+    GET    "/services"                    ServiceList              => in_swarm("services are");
+    POST   "/services/create"             ServiceCreate            => in_swarm("services are");
+    GET    "/services/{id}/logs"          ServiceLogs              => in_swarm("services are");
+    GET    "/services/{id}"               ServiceInspect           => in_swarm("services are");
+    DELETE "/services/{id}"               ServiceDelete            => in_swarm("services are");
+    POST   "/services/{id}/update"        ServiceUpdate            => in_swarm("services are");
+    GET    "/tasks"                       TaskList                 => answer(|call, _| swarm::list_tasks(&call));
+    GET    "/tasks/{id}/logs"             TaskLogs                 => in_swarm("logs of tasks are");
+    GET    "/tasks/{id}"                  TaskInspect              => answer(|call, id| swarm::inspect_task(&call, &id));
+    GET    "/secrets"                     SecretList               => in_swarm("secrets are");
+    POST   "/secrets/create"              SecretCreate             => in_swarm("secrets are");
+    GET    "/secrets/{id}"                SecretInspect            => in_swarm("secrets are");
+    DELETE "/secrets/{id}"                SecretDelete             => in_swarm("secrets are");
+    POST   "/secrets/{id}/update"         SecretUpdate             => in_swarm("secrets are");
+    GET    "/configs"                     ConfigList               => answer(|call, _| swarm::configs::list(&call));
+    POST   "/configs/create"              ConfigCreate             => answer(|call, _| swarm::configs::create(call).await);
+    GET    "/configs/{id}"                ConfigInspect            => answer(|call, id| swarm::configs::inspect(&call, &id));
+    DELETE "/configs/{id}"                ConfigDelete             => answer(|call, id| swarm::configs::remove(&call, &id));
+    POST   "/configs/{id}/update"         ConfigUpdate             => in_swarm("configs are");
 };
+
+/// Operations that tell of the node that is asked, or ask another for what only that one knows: they are answered where there is no leader
+/// as well, and no sooner for having asked it.
+const OF_THE_NODE: &[&str] = &[
+    "SystemPing",
+    "SystemPingHead",
+    "SystemVersion",
+    "SystemInfo",
+    "SystemEvents",
+    "SystemAuth",
+    "ContainerResize",
+    "ExecResize",
+    "ExecStart",
+    "ExecInspect",
+];
 
 impl Route {
     /// The path's parameter (empty where it has none), if the path is this route's. A parameter may have slashes in it, as names of
@@ -207,9 +222,14 @@ pub async fn route(call: Call) -> Answer {
     let parameter = parameter.to_owned();
     tracing::debug!(operation = route.operation, tenant = %call.tenant, "request");
     match &route.does {
-        Does::Answer(handler) => handler(call, parameter).await,
+        Does::Answer(handler) => {
+            if !OF_THE_NODE.contains(&route.operation) {
+                call.controller().barrier().await?;
+            }
+            handler(call, parameter).await
+        }
         Does::NotYet(what) => Err(ApiError::unsupported(what)),
-        Does::NoSwarm => Err(ApiError::no_swarm()),
+        Does::InSwarm(what) => Err(swarm::not_yet(&call, what)),
     }
 }
 

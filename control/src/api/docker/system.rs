@@ -14,8 +14,9 @@ use serde_json::{Value, json};
 use super::answer::{self, Answer, Response};
 use super::call::Call;
 use super::errors::ApiError;
-use super::timestamps;
 use super::version::{MAXIMUM, MINIMUM};
+use super::{swarm, timestamps};
+use crate::agent::NodeInfo;
 use crate::clock;
 use crate::controller::Error;
 use crate::state::Phase;
@@ -30,7 +31,12 @@ const ROOT_DIR: &str = "/data";
 const INDEX_SERVER: &str = "https://index.docker.io/v1/";
 
 /// `GET` and `HEAD /_ping`: what clients negotiate by. All but the builder and the swarm is in every answer's headers.
-pub fn ping() -> Response {
+pub fn ping(call: &Call) -> Response {
+    pong(swarm::ping_header(call))
+}
+
+/// What is answered to it where the node stands so in its swarm.
+pub fn pong(swarm: &'static str) -> Response {
     let mut response = answer::text("OK");
     let headers = response.headers_mut();
     headers.insert(
@@ -40,13 +46,17 @@ pub fn ping() -> Response {
     headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
     // The classic builder: BuildKit's endpoints are not there.
     headers.insert("builder-version", HeaderValue::from_static("1"));
-    headers.insert("swarm", HeaderValue::from_static("inactive"));
+    headers.insert("swarm", HeaderValue::from_static(swarm));
     response
 }
 
 /// `GET /version`.
 pub async fn version(call: &Call) -> Answer {
-    let node = call.controller().agent().node().await;
+    version_of(call.controller().agent().node().await)
+}
+
+/// What there is to say of a machine's version.
+pub fn version_of(node: NodeInfo) -> Answer {
     let details = [
         ("ApiVersion", MAXIMUM.to_string()),
         ("MinAPIVersion", MINIMUM.to_string()),
@@ -205,9 +215,7 @@ pub async fn info(call: &Call) -> Answer {
         ..SystemInfo::default()
     };
     let mut shown = json!(shown);
-    shown["Swarm"] = json!({
-        "NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": false, "Error": "", "RemoteManagers": null,
-    });
+    shown["Swarm"] = swarm::info(call);
     // Fields that older clients read without asking whether they are there.
     for absent in [
         "BridgeNfIptables",

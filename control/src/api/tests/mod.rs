@@ -3,16 +3,23 @@
 
 mod closing;
 mod crowd;
+mod elsewhere;
+mod locked;
 mod node;
+mod revocation;
 mod roles;
 mod round_trip;
 mod specification;
+mod swarm;
+
+use std::sync::Arc;
 
 use http_body_util::BodyExt;
 use hyper::{Method, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::SetOnce;
 
 use self::node::{read, run, server};
 use super::HEAD_MAX;
@@ -145,7 +152,9 @@ fn a_client_runs_a_container_as_docker_run_does() {
 fn what_was_begun_goes_on_without_its_client_and_ends_with_the_api() {
     run(async {
         let dir = tempfile::tempdir().unwrap();
-        let docker = Docker::new(node::controller(dir.path()).await);
+        let docker = Docker::new(Arc::new(SetOnce::new_with(Some(
+            node::controller(dir.path()).await,
+        ))));
         let api = docker.until_dropped();
         let (done, heard) = tokio::sync::oneshot::channel();
         drop(docker.begin(async move { done.send(()) }));
@@ -276,10 +285,13 @@ fn a_prune_removes_what_its_filters_mean_and_says_what_that_has_freed() {
         let gone = client.create(labelled).await;
         let kept = client.create(json!({ "Image": "tiny" })).await;
         let layer = server.containers().join(&gone).join("writable.ext4");
-        let mut layer = std::fs::OpenOptions::new()
-            .append(true)
-            .open(layer)
-            .unwrap();
+        // It is made a moment after the answer.
+        let mut layer = loop {
+            match std::fs::OpenOptions::new().append(true).open(&layer) {
+                Ok(layer) => break layer,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
         std::io::Write::write_all(&mut layer, &[1; 1 << 20]).unwrap();
         layer.sync_all().unwrap();
         let filters = "filters=%7B%22label%22%3A%5B%22gone%22%5D%7D";

@@ -10,7 +10,9 @@ use hyper::client::conn::http1;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber,
+    date_time_ymd,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use serde_json::{Value, json};
@@ -19,13 +21,15 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::super::*;
+use crate::agent::keeper::Keeper;
 use crate::agent::local::tests::{Notes, monitor, paths};
 use crate::agent::local::{LocalAgent, LocalConfig};
-use crate::agent::{NodeInfo, Weakness};
+use crate::agent::{Agents, NodeInfo, Weakness};
 use crate::controller::{Reporter, Watchers};
+use crate::lease::{BootTime, Deadline, NodeLease};
 use crate::network::{Network, NetworkConfig};
 use crate::raft::Replica;
-use crate::state::address;
+use crate::state::{Command, FEATURES, NodeIs, NodeWanted, address};
 
 pub struct Ca {
     issuer: Issuer<'static, KeyPair>,
@@ -55,6 +59,51 @@ impl Ca {
         organisation: Option<&str>,
         purposes: &[ExtendedKeyUsagePurpose],
     ) -> (rcgen::Certificate, KeyPair) {
+        self.sign(organisation, purposes, None)
+    }
+
+    /// A client's certificate of this number.
+    pub fn issue_of(
+        &self,
+        organisation: &str,
+        number: SerialNumber,
+    ) -> (rcgen::Certificate, KeyPair) {
+        let purposes = [ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign(Some(organisation), &purposes, Some(number))
+    }
+
+    /// A list, of its own number, of certificates that are taken back, by their numbers; PEM.
+    pub fn list(&self, list: u64, revoked: &[u64]) -> String {
+        let revoked: Vec<_> = revoked.iter().map(|it| SerialNumber::from(*it)).collect();
+        self.list_of(list, &revoked)
+    }
+
+    /// The same, of any numbers.
+    pub fn list_of(&self, list: u64, revoked: &[SerialNumber]) -> String {
+        let this_update = date_time_ymd(2025, 1, 1);
+        let revoked = revoked.iter().map(|number| RevokedCertParams {
+            serial_number: number.clone(),
+            revocation_time: this_update,
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let params = CertificateRevocationListParams {
+            this_update,
+            next_update: date_time_ymd(2099, 1, 1),
+            crl_number: SerialNumber::from(list),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).unwrap().pem().unwrap()
+    }
+
+    fn sign(
+        &self,
+        organisation: Option<&str>,
+        purposes: &[ExtendedKeyUsagePurpose],
+        number: Option<SerialNumber>,
+    ) -> (rcgen::Certificate, KeyPair) {
         let mut params = CertificateParams::new(vec!["node".to_owned()]).unwrap();
         params.distinguished_name = rcgen::DistinguishedName::new();
         params
@@ -66,6 +115,7 @@ impl Ca {
                 .push(DnType::OrganizationName, organisation);
         }
         params.extended_key_usages = purposes.to_vec();
+        params.serial_number = number;
         let key = KeyPair::generate().unwrap();
         (params.signed_by(&key, &self.issuer).unwrap(), key)
     }
@@ -89,12 +139,9 @@ impl Ca {
     }
 
     /// A node's configuration with a certificate for these purposes.
-    pub fn server_config(
-        &self,
-        purposes: &[ExtendedKeyUsagePurpose],
-    ) -> Result<rustls::ServerConfig, TlsError> {
+    pub fn server_config(&self, purposes: &[ExtendedKeyUsagePurpose]) -> Result<Clients, TlsError> {
         let (certificate, key) = self.issue_for(None, purposes);
-        server_config(
+        Clients::met_by(
             &self.certificate.pem(),
             &certificate.pem(),
             &key.serialize_pem(),
@@ -104,6 +151,8 @@ impl Ca {
 
 pub struct Server {
     pub ca: Ca,
+    pub controller: Controller,
+    pub clients: Clients,
     address: SocketAddr,
     _task: AbortOnDropHandle<()>,
     dir: tempfile::TempDir,
@@ -134,8 +183,11 @@ pub async fn controller(dir: &Path) -> Controller {
         gateway: address::GATEWAY,
     };
     let network = Network::start_on(Box::new(Notes::default()), network).unwrap();
-    let (reporter, exits) = Reporter::new(replica.clone());
+    let reporter = Reporter::new(replica.clone(), &watchers);
+    let lease = NodeLease::open(&dir.join("lease"), Arc::new(BootTime::now)).unwrap();
+    let _ = lease.extend(Deadline::Never);
     let config = LocalConfig {
+        id: replica.node(),
         paths: files,
         node: NodeInfo {
             storage: "ram".to_owned(),
@@ -155,14 +207,36 @@ pub async fn controller(dir: &Path) -> Controller {
         dns: vec![],
         siblings: false,
         layer_bytes: 0,
+        lease,
     };
     let agent = LocalAgent::new(config, images.clone(), network, Arc::new(reporter))
         .await
         .unwrap();
-    Controller::new(replica, watchers, Arc::new(agent), images, exits)
+    let join = Command::Join {
+        node: replica.node(),
+        at_ns: 0,
+        is: Box::new(NodeIs {
+            features: FEATURES,
+            ..NodeIs::default()
+        }),
+        wanted: NodeWanted::default(),
+    };
+    replica.propose(join).await.unwrap().unwrap();
+    let agent = Arc::new(agent);
+    let agents = Agents::alone(replica.node(), Arc::<LocalAgent>::clone(&agent));
+    let controller = Controller::new(replica.clone(), watchers, agents, images);
+    let (keeper, waker) = Keeper::new(replica, agent, Arc::new(controller.clone()));
+    controller.observe(vec![waker]);
+    keeper.begin(false).await;
+    controller
 }
 
 pub async fn server() -> Server {
+    server_with(|_| ()).await
+}
+
+/// As [`server`], with something done to its controller before it answers.
+pub async fn server_with(prepare: impl FnOnce(&Controller)) -> Server {
     let dir = tempfile::tempdir().unwrap();
     let ca = Ca::new();
     let tls = ca
@@ -170,12 +244,35 @@ pub async fn server() -> Server {
         .unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let task = tokio::spawn(serve(controller(dir.path()).await, listener, Arc::new(tls)));
+    let controller = controller(dir.path()).await;
+    prepare(&controller);
+    let task = tokio::spawn(serve(
+        Arc::new(SetOnce::new_with(Some(controller.clone()))),
+        listener,
+        tls.clone(),
+    ));
     Server {
         ca,
+        controller,
+        clients: tls,
         address,
         _task: AbortOnDropHandle::new(task),
         dir,
+    }
+}
+
+/// The door of a locked node.
+pub async fn server_at(door: Arc<dyn Door>) -> Server {
+    let server = server().await;
+    let purposes = [ExtendedKeyUsagePurpose::ServerAuth];
+    let clients = server.ca.server_config(&purposes).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let task = tokio::spawn(async move { serve_locked(door, &listener, &clients).await });
+    Server {
+        address,
+        _task: AbortOnDropHandle::new(task),
+        ..server
     }
 }
 
@@ -195,6 +292,13 @@ impl Server {
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection.with_upgrades());
         Ok(Client(sender))
+    }
+
+    /// A second store over this node's images, which only reads.
+    pub async fn images(&self) -> hearth_image::Store {
+        hearth_image::Store::open(&self.dir.path().join("images"), Default::default())
+            .await
+            .unwrap()
     }
 
     /// Where the containers' own directories are.

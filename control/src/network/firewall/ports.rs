@@ -1,5 +1,6 @@
 //! Published ports as elements of the table's maps.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::super::Published;
@@ -21,6 +22,22 @@ pub(super) fn elements(ports: &[Published]) -> (Vec<Element>, Vec<Element>) {
         bound.into_iter().map(element).collect(),
         anywhere.into_iter().map(element).collect(),
     )
+}
+
+/// What ports lead to; several may lead to the same.
+pub(super) fn targets(ports: &[Published]) -> Vec<Element> {
+    let keys: BTreeSet<Vec<u8>> = ports
+        .iter()
+        .map(|Published { binding, address }| {
+            let protocol = [number(binding.protocol), 0, 0, 0];
+            [address.octets(), protocol, port(binding.container_port)].concat()
+        })
+        .collect();
+    let element = |key| Element {
+        key,
+        value: Vec::new(),
+    };
+    keys.into_iter().map(element).collect()
 }
 
 fn element(published: &Published) -> Element {

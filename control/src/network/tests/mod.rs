@@ -4,7 +4,7 @@
 //! They need root and /dev/net/tun; without, each says so on stderr and passes. The end-to-end tests go the same ways
 //! through the real image.
 
-mod packet;
+pub(super) mod packet;
 mod restart;
 mod walls;
 mod ways;
@@ -22,20 +22,20 @@ use self::packet::Packet;
 use super::{Kernel, Linux, MTU, Network, NetworkConfig, PodLink, Published};
 use crate::state::{PortBinding, Protocol};
 
-const CONFIG: NetworkConfig = NetworkConfig {
+pub(super) const CONFIG: NetworkConfig = NetworkConfig {
     pods: Ipv4Addr::new(10, 88, 0, 0),
     prefix: 16,
     gateway: Ipv4Addr::new(10, 88, 0, 1),
 };
 /// The node, as the world knows it.
-const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+pub(super) const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// Another address of the node.
 const NODE_TOO: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 /// Somebody in the world.
-const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
-const WEB: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 2);
-const DB: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 3);
-const STRANGER: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 4);
+pub(super) const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+pub(super) const WEB: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 2);
+pub(super) const DB: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 3);
+pub(super) const STRANGER: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 4);
 
 /// How long a packet that must come may take before the test fails; one that comes is there at once.
 const PATIENCE: Timespec = Timespec {
@@ -46,16 +46,16 @@ const PATIENCE: Timespec = Timespec {
 const HEADER_LEN: usize = 10;
 
 /// One end of a TUN link.
-struct Wire(OwnedFd);
+pub(super) struct Wire(pub(super) OwnedFd);
 
 impl Wire {
-    fn send(&self, packet: &Packet) {
+    pub(super) fn send(&self, packet: &Packet) {
         let bytes = [vec![0; HEADER_LEN], packet.to_bytes()].concat();
         assert_eq!(write(&self.0, &bytes).unwrap(), bytes.len());
     }
 
     /// The next packet that the kernel sends here.
-    fn next(&self) -> Packet {
+    pub(super) fn next(&self) -> Packet {
         let mut bytes = vec![0; HEADER_LEN + usize::from(MTU)];
         loop {
             match read(&self.0, &mut bytes) {
@@ -76,7 +76,7 @@ impl Wire {
     }
 
     /// Nothing has come that no test has asked for.
-    fn is_silent(&self) -> bool {
+    pub(super) fn is_silent(&self) -> bool {
         let mut bytes = vec![0; HEADER_LEN + usize::from(MTU)];
         loop {
             match read(&self.0, &mut bytes) {
@@ -138,6 +138,11 @@ impl Node {
 
 /// Runs `test` on a thread in a network namespace of its own.
 fn on_a_node(test: impl FnOnce(Node) + Send + 'static) {
+    in_a_namespace(|| test(Node::start()));
+}
+
+/// As [`on_a_node`]; nothing is there yet.
+pub(super) fn in_a_namespace(test: impl FnOnce() + Send + 'static) {
     if !rustix::process::geteuid().is_root() || !std::path::Path::new("/dev/net/tun").exists() {
         // Past the harness, which holds back what passing tests print: `cargo xtask test` counts these lines.
         let _ = std::io::Write::write_all(
@@ -149,14 +154,14 @@ fn on_a_node(test: impl FnOnce(Node) + Send + 'static) {
     let thread = thread::spawn(|| {
         // SAFETY: no descriptor table is unshared, only the network namespace of this thread.
         unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
-        test(Node::start());
+        test();
     });
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);
     }
 }
 
-fn published(
+pub(super) fn published(
     host_ip: Option<Ipv4Addr>,
     host_port: u16,
     protocol: Protocol,

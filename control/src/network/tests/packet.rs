@@ -4,15 +4,15 @@ use std::net::Ipv4Addr;
 
 /// An IPv4 packet. Ports are 0 for ICMP.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Packet {
-    pub(super) from: (Ipv4Addr, u16),
-    pub(super) to: (Ipv4Addr, u16),
-    pub(super) content: Content,
-    pub(super) payload: Vec<u8>,
+pub(in crate::network) struct Packet {
+    pub(in crate::network) from: (Ipv4Addr, u16),
+    pub(in crate::network) to: (Ipv4Addr, u16),
+    pub(in crate::network) content: Content,
+    pub(in crate::network) payload: Vec<u8>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Content {
+pub(in crate::network) enum Content {
     Udp,
     /// With these flags.
     Tcp(u8),
@@ -20,14 +20,18 @@ pub(super) enum Content {
     Icmp(u8),
 }
 
-pub(super) const SYN: u8 = 0x02;
-pub(super) const SYN_ACK: u8 = 0x12;
-pub(super) const ECHO_REPLY: u8 = 0;
-pub(super) const UNREACHABLE: u8 = 3;
-pub(super) const ECHO: u8 = 8;
+pub(in crate::network) const SYN: u8 = 0x02;
+pub(in crate::network) const SYN_ACK: u8 = 0x12;
+pub(in crate::network) const ECHO_REPLY: u8 = 0;
+pub(in crate::network) const UNREACHABLE: u8 = 3;
+pub(in crate::network) const ECHO: u8 = 8;
 
 impl Packet {
-    pub(super) fn udp(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), payload: &str) -> Self {
+    pub(in crate::network) fn udp(
+        from: (Ipv4Addr, u16),
+        to: (Ipv4Addr, u16),
+        payload: &str,
+    ) -> Self {
         Self {
             from,
             to,
@@ -36,7 +40,7 @@ impl Packet {
         }
     }
 
-    pub(super) fn tcp(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), flags: u8) -> Self {
+    pub(in crate::network) fn tcp(from: (Ipv4Addr, u16), to: (Ipv4Addr, u16), flags: u8) -> Self {
         Self {
             from,
             to,
@@ -45,7 +49,7 @@ impl Packet {
         }
     }
 
-    pub(super) fn ping(from: Ipv4Addr, to: Ipv4Addr) -> Self {
+    pub(in crate::network) fn ping(from: Ipv4Addr, to: Ipv4Addr) -> Self {
         Self {
             from: (from, 0),
             to: (to, 0),
@@ -55,7 +59,7 @@ impl Packet {
     }
 
     /// What the receiver would answer.
-    pub(super) fn reply(&self, payload: &str) -> Self {
+    pub(in crate::network) fn reply(&self, payload: &str) -> Self {
         let content = if self.content == Content::Tcp(SYN) {
             Content::Tcp(SYN_ACK)
         } else {
@@ -69,7 +73,7 @@ impl Packet {
         }
     }
 
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
+    pub(in crate::network) fn to_bytes(&self) -> Vec<u8> {
         let (protocol, mut body) = match self.content {
             Content::Icmp(kind) => (1, vec![kind, 0, 0, 0, 0, 1, 0, 1]),
             Content::Tcp(flags) => {
@@ -115,7 +119,7 @@ impl Packet {
         [self.from.1.to_be_bytes(), self.to.1.to_be_bytes()].concat()
     }
 
-    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+    pub(in crate::network) fn parse(bytes: &[u8]) -> Option<Self> {
         if bytes.first()? >> 4 != 4 {
             return None;
         }

@@ -145,6 +145,9 @@ impl Kernel for Ledger {
             Change::Base(_) => "base".to_owned(),
             Change::Admit(pod) => format!("admit {}", pod.address()),
             Change::Expel(pod) => format!("expel {}", pod.address()),
+            Change::Elsewhere { gone, come } => {
+                format!("elsewhere -{} +{}", gone.len(), come.len())
+            }
             Change::Publish(ports) => format!("publish {}", ports.len()),
         });
         self.note(words.collect::<Vec<_>>().join(", "))

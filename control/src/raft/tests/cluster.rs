@@ -28,7 +28,7 @@ impl Executor for Inline {
 
 /// Carries requests between replicas of one process.
 #[derive(Default)]
-struct Network {
+pub(crate) struct Network {
     replicas: Mutex<BTreeMap<NodeId, Replica>>,
     /// From whom to whom nothing gets through.
     cut: Mutex<BTreeSet<(NodeId, NodeId)>>,
@@ -68,14 +68,14 @@ impl Transport for End {
     }
 }
 
-struct Cluster {
+pub(crate) struct Cluster {
     network: Arc<Network>,
     dirs: BTreeMap<NodeId, tempfile::TempDir>,
 }
 
 impl Cluster {
     /// Nodes 1 to `count`, all with a vote; the first has founded it.
-    async fn of(count: u64) -> Self {
+    pub(crate) async fn of(count: u64) -> Self {
         let mut cluster = Self {
             network: Arc::default(),
             dirs: BTreeMap::new(),
@@ -93,12 +93,12 @@ impl Cluster {
         cluster
     }
 
-    async fn add(&mut self, n: u64, founds: bool) -> Replica {
+    pub(crate) async fn add(&mut self, n: u64, founds: bool) -> Replica {
         self.dirs.insert(NodeId(n), tempfile::tempdir().unwrap());
         self.boot(n, founds).await
     }
 
-    async fn boot(&self, n: u64, founds: bool) -> Replica {
+    pub(crate) async fn boot(&self, n: u64, founds: bool) -> Replica {
         let dir = self.dirs[&NodeId(n)].path();
         let replica = Replica::start(
             start(dir, n, founds, &self.network),
@@ -115,16 +115,16 @@ impl Cluster {
     }
 
     /// The node's power fails.
-    async fn kill(&self, node: NodeId) {
+    pub(crate) async fn kill(&self, node: NodeId) {
         let replica = self.network.replicas.lock().unwrap().remove(&node).unwrap();
         replica.close().await;
     }
 
-    fn replica(&self, n: u64) -> Replica {
+    pub(crate) fn replica(&self, n: u64) -> Replica {
         self.network.replicas.lock().unwrap()[&NodeId(n)].clone()
     }
 
-    fn all(&self) -> Vec<Replica> {
+    pub(crate) fn all(&self) -> Vec<Replica> {
         self.network
             .replicas
             .lock()
@@ -134,7 +134,7 @@ impl Cluster {
             .collect()
     }
 
-    async fn leader(&self) -> NodeId {
+    pub(crate) async fn leader(&self) -> NodeId {
         let some = self.all().pop().unwrap();
         let led = some.leader.raft.wait(None);
         let up = |id| {
@@ -149,7 +149,7 @@ impl Cluster {
     }
 
     /// Cuts a node off from all others, in both directions, or joins it again.
-    fn cut(&self, node: NodeId, off: bool) {
+    pub(crate) fn cut(&self, node: NodeId, off: bool) {
         let mut cut = self.network.cut.lock().unwrap();
         for &other in self.dirs.keys() {
             for link in [(node, other), (other, node)] {
@@ -162,8 +162,13 @@ impl Cluster {
         }
     }
 
+    /// Whether anything gets through.
+    pub(crate) fn passes(&self, from: NodeId, to: NodeId) -> bool {
+        !self.network.cut.lock().unwrap().contains(&(from, to))
+    }
+
     /// Everybody comes to have the same.
-    async fn agrees(&self) {
+    pub(crate) async fn agrees(&self) {
         let all = self.all();
         for replica in &all {
             replica.barrier().await.unwrap();
@@ -177,7 +182,7 @@ impl Cluster {
 
 fn start(dir: &Path, n: u64, founds: bool, network: &Arc<Network>) -> Start {
     Start {
-        dir: dir.to_owned(),
+        storage: dir.into(),
         random: n,
         founds: founds.then(|| n.to_string()),
         executor: Arc::new(Inline),

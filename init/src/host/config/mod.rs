@@ -1,16 +1,23 @@
 //! `hearth.toml`: what an owner tells a node.
 
+mod cluster;
 mod sources;
+mod tenants;
 
 #[cfg(feature = "fuzzing")]
 pub use sources::fuzzing;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::str::FromStr;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
+pub use cluster::Cluster;
 pub use sources::{Found, read};
+pub use tenants::{Bounds, TenantName};
 
 /// Longest name of a node: a label of a domain name.
 const NAME_MAX: usize = 63;
@@ -28,10 +35,14 @@ pub struct Config {
     pub network: Option<Static>,
     /// `[identity]`; absent: the node does not listen.
     pub identity: Option<Identity>,
+    /// `[cluster]`; absent: the node is on its own until somebody tells it otherwise.
+    pub cluster: Option<Cluster>,
     /// `[registries]`
     pub registries: Registries,
     /// `[storage]`
     pub storage: Storage,
+    /// `[tenants.NAME]`
+    pub tenants: BTreeMap<TenantName, Bounds>,
 }
 
 /// `[storage]`
@@ -74,10 +85,12 @@ pub struct Static {
 pub struct Identity {
     /// The owner's certificate authority.
     pub ca: String,
-    /// The node's certificate, and those between it and the authority.
-    pub certificate: String,
-    /// The node's private key.
-    pub key: String,
+    /// The node's certificate, and those between it and the authority. Absent: `[cluster]`'s issuer makes one.
+    pub certificate: Option<String>,
+    /// The node's private key; present where the certificate is.
+    pub key: Option<String>,
+    /// Certificates that the authority has taken back.
+    pub crl: Option<String>,
 }
 
 /// `[registries]`
@@ -173,15 +186,49 @@ impl std::fmt::Display for Cidr {
 
 /// The configuration in a text. The error names the key and shows the place, but no value of `[identity]`.
 pub fn parse(text: &str) -> Result<Config, String> {
-    toml::from_str(text).map_err(|error| {
-        let line = error
-            .span()
-            .map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
-        match line {
-            Some(line) => format!("line {line}: {}", error.message()),
-            None => error.message().to_owned(),
+    let at = |span: Option<Range<usize>>, message: &str| match span {
+        Some(span) => {
+            let line = text[..span.start.min(text.len())].matches('\n').count() + 1;
+            format!("line {line}: {message}")
         }
-    })
+        None => message.to_owned(),
+    };
+    let failed = |error: toml::de::Error| at(error.span(), error.message());
+    let config: Config = toml::from_str(text).map_err(failed)?;
+    if let Some(fault) = fault_of_identity(&config) {
+        let place: Place = toml::from_str(text).map_err(failed)?;
+        return Err(at(
+            place.identity.or(place.cluster).map(|p| p.span()),
+            fault,
+        ));
+    }
+    Ok(config)
+}
+
+/// Where sections begin that are held against each other.
+#[derive(Deserialize)]
+struct Place {
+    identity: Option<toml::Spanned<IgnoredAny>>,
+    cluster: Option<toml::Spanned<IgnoredAny>>,
+}
+
+/// What is wrong with `[identity]`, `[cluster]` considered.
+fn fault_of_identity(config: &Config) -> Option<&'static str> {
+    let Some(identity) = &config.identity else {
+        return config
+            .cluster
+            .is_some()
+            .then_some("[cluster] needs the ca under [identity]: other nodes are known by it");
+    };
+    match (&identity.certificate, &identity.key) {
+        (Some(_), Some(_)) => None,
+        (None, None) if config.cluster.is_some() => None,
+        (None, None) => Some(
+            "[identity] lacks certificate and key; only the issuer of a [cluster] makes them by itself",
+        ),
+        (None, Some(_)) => Some("[identity] has a key and lacks its certificate"),
+        (Some(_), None) => Some("[identity] has a certificate and lacks its key"),
+    }
 }
 
 #[cfg(test)]
@@ -193,7 +240,7 @@ mod tests {
     fn a_full_configuration_is_understood() {
         let config = parse(
             "[node]\nname = \"hearth-1\"\n[network]\naddress = \"192.0.2.5/24\"\ngateway = \"192.0.2.1\"\ndns = [\"192.0.2.1\"]\n\
-             [identity]\nca = \"a\"\ncertificate = \"b\"\nkey = \"c\"\n[registries]\ninsecure = [\"10.0.2.2:5000\"]\n",
+             [identity]\nca = \"a\"\ncertificate = \"b\"\nkey = \"c\"\ncrl = \"d\"\n[registries]\ninsecure = [\"10.0.2.2:5000\"]\n",
         )
         .unwrap();
         let network = config.network.unwrap();
@@ -223,11 +270,35 @@ mod tests {
         );
         assert!(parse("[node]\nname = \"-x\"").is_err());
         assert!(parse("[network]\naddress = \"192.0.2.5/33\"\n").is_err());
-        assert!(
-            parse("[identity]\nca = \"a\"\n")
-                .unwrap_err()
-                .contains("certificate")
-        );
+    }
+
+    #[test]
+    fn a_node_has_both_certificate_and_key_or_a_cluster_that_makes_them() {
+        let cluster =
+            "[cluster]\ntoken = \"9f86d081884c7d659a2feaa0c55ad015\"\nissuer_certificate = \"i\"\n";
+        let ca = "\n[identity]\nca = \"a\"\n";
+        assert!(parse(&format!("{ca}{cluster}")).is_ok());
+        assert!(parse(&format!("{ca}certificate = \"b\"\nkey = \"c\"\n{cluster}")).is_ok());
+        for (text, line, what) in [
+            (ca.to_owned(), 2, "certificate and key"),
+            (
+                format!("{ca}key = \"c\"\n{cluster}"),
+                2,
+                "lacks its certificate",
+            ),
+            (
+                format!("{ca}certificate = \"b\"\n{cluster}"),
+                2,
+                "lacks its key",
+            ),
+            (cluster.to_owned(), 1, "needs the ca"),
+        ] {
+            let error = parse(&text).unwrap_err();
+            assert!(
+                error.starts_with(&format!("line {line}: ")) && error.contains(what),
+                "{error}"
+            );
+        }
     }
 
     #[test]

@@ -4,14 +4,13 @@
 
 mod room;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use bytes::Bytes;
 use hearth_guest_protocol::{Reply, Request};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 
 use self::room::{Full, Stage, Standing};
 use super::entry::{INPUT_QUEUE, OUTPUT_QUEUE, Run, open_input};
@@ -19,10 +18,10 @@ use super::follow::{Follower, Told};
 use super::guest::{Guest, GuestError};
 use super::{plan, start_error};
 use crate::agent::{
-    AgentError, Attached, ExecId, ExecSpec, ExecStatus, ExitSink, OutputChunk, Stream,
+    AgentError, Attached, ExecId, ExecSpec, ExecStatus, OutputChunk, Reports, Stream,
 };
 use crate::clock::now_ns;
-use crate::state::{Action, ContainerId};
+use crate::state::{ContainerId, What};
 
 /// Code of a process that went down with its microVM: docker's for SIGKILL.
 const KILLED: u8 = 137;
@@ -32,7 +31,7 @@ const KILLED: u8 = 137;
 pub struct Execs {
     /// For each container no more than [`room`] says.
     all: Arc<Mutex<HashMap<ExecId, Exec>>>,
-    sink: Arc<dyn ExitSink>,
+    sink: Arc<dyn Reports>,
 }
 
 struct Exec {
@@ -41,8 +40,6 @@ struct Exec {
     stage: Stage,
     /// Of what was asked for.
     bytes: usize,
-    /// Ends once those who watch have been told of it.
-    told: Option<JoinHandle<()>>,
 }
 
 impl Exec {
@@ -77,32 +74,15 @@ async fn forget_the_ended(all: Weak<Mutex<HashMap<ExecId, Exec>>>) {
 
 impl Execs {
     /// None yet. `sink` is told of each that is made, started, and ends.
-    pub fn new(sink: Arc<dyn ExitSink>) -> Self {
+    pub fn new(sink: Arc<dyn Reports>) -> Self {
         let all = Arc::default();
         tokio::spawn(forget_the_ended(Arc::downgrade(&all)));
         Self { all, sink }
     }
 
-    /// Tells those who watch, after what they are told by `before`, without holding anybody up.
-    fn tell(
-        &self,
-        before: Option<JoinHandle<()>>,
-        container: &ContainerId,
-        action: Action,
-        exec: &ExecId,
-        exit_code: Option<u8>,
-    ) -> JoinHandle<()> {
-        let at_ns = now_ns();
-        let mut attributes = BTreeMap::from([("execID".to_owned(), exec.clone())]);
-        attributes.extend(exit_code.map(|code| ("exitCode".to_owned(), code.to_string())));
-        let (sink, container) = (Arc::clone(&self.sink), container.clone());
-        tokio::spawn(async move {
-            if let Some(before) = before {
-                // An error is a panic there, which has been logged.
-                let _ = before.await;
-            }
-            sink.happened(&container, action, attributes, at_ns).await;
-        })
+    /// Tells those who watch.
+    fn tell(&self, container: &ContainerId, what: What) {
+        self.sink.happened(container, what, now_ns());
     }
 
     fn all(&self) -> std::sync::MutexGuard<'_, HashMap<ExecId, Exec>> {
@@ -118,7 +98,7 @@ impl Execs {
 
     /// Remember one, in place of some that have ended if need be.
     pub fn create(&self, id: ExecId, run: Arc<Run>, spec: ExecSpec) -> Result<(), AgentError> {
-        let container = run.container.id.clone();
+        let container = run.container.id;
         let bytes = size_of(&spec);
         let now = Instant::now();
         let mut all = self.all();
@@ -126,26 +106,26 @@ impl Execs {
             .iter()
             .filter(|(_, exec)| exec.status.container == container);
         let own = own.map(|(id, exec)| (id.clone(), exec.standing()));
-        let forgotten = room::make_room(own, bytes, now).map_err(|full| {
-            let container = container.clone();
-            match full {
-                Full::Number => AgentError::TooMany {
-                    container,
-                    what: "execs that run or are about to",
-                    limit: room::EXECS_MAX,
-                },
-                Full::Bytes => AgentError::TooMany {
-                    container,
-                    what: "MiB of words and variables of execs",
-                    limit: room::BYTES_MAX >> 20,
-                },
-            }
+        let forgotten = room::make_room(own, bytes, now).map_err(|full| match full {
+            Full::Number => AgentError::TooMany {
+                container,
+                what: "execs that run or are about to".into(),
+                limit: room::EXECS_MAX,
+            },
+            Full::Bytes => AgentError::TooMany {
+                container,
+                what: "MiB of words and variables of execs".into(),
+                limit: room::BYTES_MAX >> 20,
+            },
         })?;
         for id in forgotten {
             all.remove(&id);
         }
-        let create = Action::ExecCreate(command_line(&spec.args));
-        let told = self.tell(None, &container, create, &id, None);
+        let created = What::ExecCreated {
+            exec: id.clone(),
+            line: command_line(&spec.args),
+        };
+        self.tell(&container, created);
         let status = ExecStatus {
             id: id.clone(),
             container,
@@ -161,7 +141,6 @@ impl Execs {
                 status,
                 stage: Stage::Made(now),
                 bytes,
-                told: Some(told),
             },
         );
         Ok(())
@@ -207,7 +186,7 @@ impl Execs {
         id: &ExecId,
         size: Option<(u16, u16)>,
     ) -> Result<Attached, AgentError> {
-        let (run, spec, told) = {
+        let (run, spec) = {
             let mut all = self.all();
             let exec = all
                 .get_mut(id)
@@ -217,15 +196,18 @@ impl Execs {
             }
             exec.stage = Stage::Running;
             let spec = exec.status.spec.clone();
-            (Arc::clone(&exec.run), spec, exec.told.take())
+            (Arc::clone(&exec.run), spec)
         };
-        let container = run.container.id.clone();
+        let container = run.container.id;
         if run.monitor.gone.is_cancelled() {
             self.ended(id, KILLED);
             return Err(AgentError::NotRunning(container));
         }
-        let line = Action::ExecStart(command_line(&spec.args));
-        let told = self.tell(told, &container, line, id, None);
+        let started = What::ExecStarted {
+            exec: id.clone(),
+            line: command_line(&spec.args),
+        };
+        self.tell(&container, started);
         let request = Request::Exec(Box::new(plan::exec(&run.container, id, &spec, size)));
         let started = async {
             let mut conversation = run.guest.open(&request).await?;
@@ -267,11 +249,18 @@ impl Execs {
             let code = deliver(follower, &to).await;
             execs.ended(&id, code);
             drop(to);
-            let told = execs.tell(Some(told), &container, Action::ExecDie, &id, Some(code));
+            let died = What::ExecDied {
+                exec: id.clone(),
+                code,
+            };
+            execs.tell(&container, died);
             let _ = run.guest.ask(&Request::Forget { process: id }).await;
-            let _ = told.await;
         });
-        Ok(Attached { output, input })
+        Ok(Attached {
+            output,
+            input,
+            broken: None,
+        })
     }
 }
 

@@ -33,11 +33,13 @@ type Sink = mpsc::Sender<io::Result<LogRecord>>;
 
 async fn deliver(log: Log, options: LogOptions, to: &Sink) -> io::Result<()> {
     let mut progress = log.shared.progress.subscribe();
-    let mut cursor = blocking({
+    let opened = blocking({
         let (log, options) = (log.clone(), options.clone());
         move || Cursor::open(log, options)
-    })
-    .await?;
+    });
+    let Some(mut cursor) = opened.await? else {
+        return Ok(());
+    };
     loop {
         // Before reading: what is written while this reads is seen by the next round.
         let seen = *progress.borrow_and_update();
@@ -131,7 +133,8 @@ struct Cursor {
 }
 
 impl Cursor {
-    fn open(log: Log, options: LogOptions) -> io::Result<Self> {
+    /// None: the container has no files yet.
+    fn open(log: Log, options: LogOptions) -> io::Result<Option<Self>> {
         let generation = log.shared.progress.borrow().generation;
         let open = |path| match File::open(path) {
             Ok(file) => Ok(Some(file)),
@@ -140,8 +143,10 @@ impl Cursor {
         };
         let older = open(log.shared.previous())?;
         let Some(file) = open(log.shared.current())? else {
-            log.shared.with_writer(|_| Ok(()))?;
-            return Self::open(log, options);
+            return match log.shared.with_writer(|_| Ok(())) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                made => made.and_then(|()| Self::open(log, options)),
+            };
         };
         let mut cursor = Self {
             log,
@@ -157,7 +162,7 @@ impl Cursor {
         if let Some(tail) = cursor.options.tail {
             cursor.seek_tail(tail)?;
         }
-        Ok(cursor)
+        Ok(Some(cursor))
     }
 
     fn wanted(&self, kind: Kind) -> bool {

@@ -1,8 +1,5 @@
 //! `POST /containers/{id}/attach` and `/resize`.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
 use hyper::StatusCode;
 
 use super::{describe, logging};
@@ -13,7 +10,7 @@ use crate::api::docker::detach::DetachKeys;
 use crate::api::docker::errors::ApiError;
 use crate::api::docker::hijack::{self, Ending, Manner};
 use crate::clock;
-use crate::state::Action;
+use crate::state::What;
 
 /// Live output and input. Legal before the start: a client attaches, waits, then starts.
 pub async fn attach(call: Call, name: &str) -> Answer {
@@ -28,7 +25,7 @@ pub async fn attach(call: Call, name: &str) -> Answer {
     if query.flag("logs") {
         logging::check_readable(&container)?;
     }
-    let agent = call.controller().agent();
+    let agent = call.controller().agent_of(&container)?;
 
     // First what comes, then what was: the other way round something could be lost between the two.
     let attached = match live {
@@ -36,6 +33,7 @@ pub async fn attach(call: Call, name: &str) -> Answer {
         false => Attached {
             output: tokio::sync::mpsc::channel(1).1,
             input: None,
+            broken: None,
         },
     };
     let before = match query.flag("logs") {
@@ -57,7 +55,7 @@ pub async fn attach(call: Call, name: &str) -> Answer {
         }
         false => None,
     };
-    let docker = Arc::clone(call.docker());
+    let controller = call.controller().clone();
     let manner = Manner {
         tty,
         stdout,
@@ -66,12 +64,7 @@ pub async fn attach(call: Call, name: &str) -> Answer {
         before,
         afterwards: Box::new(move |ending| {
             if ending == Ending::Detached {
-                let controller = docker.controller.clone();
-                docker.begin(async move {
-                    controller
-                        .note(&container.id, Action::Detach, BTreeMap::new())
-                        .await;
-                });
+                controller.note(&container.id, What::Detached);
             }
         }),
     };
@@ -84,7 +77,7 @@ pub async fn resize(call: &Call, name: &str) -> Answer {
     let container = call.container(name)?;
     match call
         .controller()
-        .agent()
+        .agent_of(&container)?
         .resize(&container.id, rows, columns)
         .await
     {

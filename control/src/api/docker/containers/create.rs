@@ -12,6 +12,7 @@ use crate::api::docker::answer::{self, Answer};
 use crate::api::docker::call::Call;
 use crate::api::docker::errors::ApiError;
 use crate::api::docker::{images, networks};
+use crate::scheduler::Wishes;
 use crate::state::{ContainerName, ContainerSpec};
 
 /// Creates; does not start.
@@ -35,8 +36,18 @@ pub async fn create(mut call: Call) -> Answer {
     let image = images::from_store(&call, &id).await?;
 
     let spec = specification(&body, &image.config.config, &mut warnings)?;
+    check_wishes(&spec)?;
     let host = body.host_config.unwrap_or_default();
-    resources::check_against_node(&spec, &host, &call.controller().agent().node().await)?;
+    let mut largest = call.controller().agent().node().await;
+    for node in call.controller().state().nodes.values() {
+        largest.cpus = largest.cpus.max(node.is.cpus as usize);
+        if node.is.memory_bytes > largest.memory_bytes {
+            largest.memory_bytes = node.is.memory_bytes;
+            largest.name.clone_from(&node.is.hostname);
+        }
+        largest.storage_total_bytes = largest.storage_total_bytes.max(node.is.disk_bytes);
+    }
+    resources::check_against_node(&spec, &host, &largest)?;
 
     let id = call
         .controller()
@@ -47,6 +58,14 @@ pub async fn create(mut call: Call) -> Answer {
         warnings,
     };
     Ok(answer::json(StatusCode::CREATED, &created))
+}
+
+/// What its labels wish for is told at creation, where the client reads it.
+fn check_wishes(spec: &ContainerSpec) -> Result<(), ApiError> {
+    let wishes = Wishes::from_labels(&spec.labels);
+    wishes
+        .map(drop)
+        .map_err(|error| ApiError::bad_request(error.to_string()))
 }
 
 /// What a body asks for, of an image.
@@ -240,6 +259,29 @@ mod tests {
         body(asked, &mut warnings).unwrap();
         assert_eq!(warnings.len(), 2, "{warnings:?}");
         assert!(read(json!({ "Image": "x", "MacAddress": "foo" })).is_err());
+    }
+
+    #[test]
+    fn labels_about_a_place_that_cannot_be_followed_are_refused() {
+        let check = |label: &str, value: &str| {
+            let labels = [(label.to_owned(), value.to_owned())].into();
+            let spec = ContainerSpec {
+                labels,
+                ..ContainerSpec::default()
+            };
+            check_wishes(&spec)
+        };
+        let bad = |label, value| check(label, value).unwrap_err();
+        let error = bad("hearth.constraint.0", "node.role=manager");
+        assert_eq!(
+            error,
+            ApiError::bad_request(
+                "label hearth.constraint.0: constraint expected one operator from ==, !="
+            )
+        );
+        assert!(bad("hearth.priority", "high").message().contains("batch"));
+        assert!(check("hearth.priority", "production").is_ok());
+        assert!(check("hearth.spread", "node.labels.rack").is_ok());
     }
 
     #[test]

@@ -1,16 +1,17 @@
 //! How a container looks from outside: the words that `ps` and `inspect` share.
 
+use serde_json::{Value, json};
+
 use crate::api::docker::errors::ApiError;
 use crate::api::docker::timestamps;
-use crate::state::{Container, Phase, State};
+use crate::cluster::moves;
+use crate::state::{Container, Phase, Placed, State};
 
 /// docker's word for where it is in its life.
 pub fn state(container: &Container) -> &'static str {
-    match container.status.phase {
+    match container.phase() {
         Phase::Created => "created",
         Phase::Running => "running",
-        // By its policy; a start by a user shows nothing new until the process runs.
-        Phase::Starting if container.status.restarts > 0 => "restarting",
         Phase::Exited if container.awaits_restart() => "restarting",
         // It has never run yet.
         Phase::Starting | Phase::Exited if container.status.started_ns == 0 => "created",
@@ -29,7 +30,23 @@ pub fn refuse_between_runs(container: &Container) -> Result<(), ApiError> {
     )))
 }
 
-/// The STATUS column of `ps`.
+/// Why it waits for a node, where it does: wanted, or about to be.
+pub fn pending(state: &State, container: &Placed) -> Option<String> {
+    let waits = match container.phase() {
+        Phase::Created | Phase::Starting => true,
+        Phase::Exited => container.awaits_restart(),
+        Phase::Running => false,
+    };
+    waits.then(|| state.nowhere(container)).flatten()
+}
+
+/// The STATUS column of `ps` of one that waits for a node: what Swarm says of it, without the details that `inspect` has.
+pub fn pending_status(why: &str) -> String {
+    let short = why.split_once("): ").map(|(short, _)| format!("{short})"));
+    format!("Pending: {}", short.as_deref().unwrap_or(why))
+}
+
+/// The STATUS column of `ps`, of one that a node has.
 pub fn status(container: &Container) -> String {
     let status = &container.status;
     match state(container) {
@@ -94,25 +111,38 @@ pub fn hostname(container: &Container) -> String {
     }
 }
 
+/// Where a container is, in the words of the first Swarm's `inspect`, and why it stays there if it does. None: there is one node only, or it is
+/// nowhere.
+pub fn node(state: &State, placed: &Placed) -> Option<Value> {
+    if state.nodes.size() < 2 {
+        return None;
+    }
+    let node = state.nodes.get(&placed.pod.node?)?;
+    Some(json!({
+        "ID": node.id.to_string(),
+        "Name": node.is.hostname,
+        "Addr": node.is.address.map_or(String::new(), |address| address.to_string()),
+        "IP": node.is.address.map_or(String::new(), |address| address.ip().to_string()),
+        "Cpus": node.is.cpus,
+        "Memory": node.is.memory_bytes,
+        "Labels": node.is.labels,
+        "Tied": moves::tied(&placed.container).unwrap_or_default(),
+    }))
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
     use crate::clock;
-    use crate::state::{ContainerId, ContainerSpec, NodeId, RestartPolicy, Status};
+    use crate::state::{ContainerSpec, Failure, FailureKind, Pod, Run};
 
     /// A container that was never started.
     pub fn container(id: u8, name: &str, spec: ContainerSpec) -> Container {
         Container {
-            id: ContainerId::from_random([id; 32]),
-            tenant: "acme".parse().unwrap(),
             name: name.parse().unwrap(),
-            node: NodeId(1),
             created_ns: u64::from(id) * 1_000_000_000,
-            image: format!("sha256:{}", "ab".repeat(32)),
-            image_name: "busybox".to_owned(),
             spec,
-            status: Status::default(),
-            address: Some([10, 88, 0, 2].into()),
+            ..Container::sample(id)
         }
     }
 
@@ -133,25 +163,63 @@ pub(super) mod tests {
             (state(&it), status(&it).as_str()),
             ("exited", "Exited (3) 2 minutes ago")
         );
-        it.spec.restart = RestartPolicy::OnFailure { maximum_retries: 1 };
-        assert_eq!(state(&it), "restarting");
-        it.status.restarts = 1;
-        assert_eq!(state(&it), "exited");
+        it.wanted.up = true;
+        assert_eq!(state(&it), "restarting", "its policy wants more");
+    }
+
+    #[test]
+    fn what_waits_for_a_node_says_why_shortly() {
+        let mut pod = Pod::sample(1);
+        pod.node = None;
+        pod.pending =
+            "no suitable node (insufficient resources on 1 node): 1 node lacks memory".into();
+        let placed = |change: fn(&mut Container)| {
+            let mut it = container(1, "it", ContainerSpec::default());
+            change(&mut it);
+            Placed {
+                container: it.into(),
+                pod: pod.clone().into(),
+            }
+        };
+        let state = State::default();
+        let waits: [fn(&mut Container); 3] = [
+            |_| {},
+            |it| (it.wanted.up, it.wanted.start) = (true, 1),
+            |it| (it.wanted.up, it.status.phase) = (true, Phase::Exited),
+        ];
+        for change in waits {
+            let why = pending(&state, &placed(change)).unwrap();
+            assert_eq!(
+                pending_status(&why),
+                "Pending: no suitable node (insufficient resources on 1 node)"
+            );
+        }
+        let ended = placed(|it| it.status.phase = Phase::Exited);
+        assert_eq!(pending(&state, &ended), None);
+        assert_eq!(pending_status("evicted"), "Pending: evicted");
     }
 
     #[test]
     fn a_boot_looks_like_what_was_before_it_and_only_a_policys_is_a_restart() {
         let mut it = container(1, "it", ContainerSpec::default());
-        it.status.phase = Phase::Starting;
+        let run = |start| Run {
+            epoch: 1,
+            number: 1,
+            start,
+        };
+        (it.wanted.up, it.wanted.start) = (true, 1);
         assert_eq!(state(&it), "created", "the first boot");
-        it.status.started_ns = 1;
-        it.status.finished_ns = clock::now_ns();
-        assert_eq!(state(&it), "exited", "started again by a user");
-        it.status.restarts = 1;
-        assert_eq!(state(&it), "restarting", "by its policy");
-        it.status.restarts = 0;
         it.status.phase = Phase::Exited;
-        it.status.error = "why".to_owned();
+        (it.status.started_ns, it.status.finished_ns) = (1, clock::now_ns());
+        (it.wanted.start, it.status.run) = (2, run(1));
+        assert_eq!(state(&it), "exited", "started again by a user");
+        it.status.run = run(2);
+        assert_eq!(state(&it), "restarting", "by its policy");
+        it.wanted.up = false;
+        it.status.failure = Some(Failure {
+            kind: FailureKind::Node,
+            message: "why".to_owned(),
+        });
         assert_eq!(state(&it), "exited", "not started this time");
         it.status.started_ns = 0;
         assert_eq!(state(&it), "created", "never started");

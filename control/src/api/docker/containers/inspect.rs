@@ -13,16 +13,24 @@ use crate::api::docker::answer::{self, Answer};
 use crate::api::docker::call::Call;
 use crate::api::docker::version::ApiVersion;
 use crate::api::docker::{networks, system, timestamps};
-use crate::state::Container;
+use crate::state::{Container, Placed};
 
 /// All there is to know about one.
 pub async fn inspect(call: &Call, name: &str) -> Answer {
     let container = call.container(name)?;
-    let execs = match container.is_up() {
-        true => call.controller().agent().execs(&container.id).await,
-        false => Vec::new(),
+    let pending = describe::pending(&call.controller().state(), &container);
+    let agent = call.controller().agent_of(&container);
+    let execs = match agent {
+        Ok(agent) if container.is_up() && pending.is_none() => agent.execs(&container.id).await,
+        _ => Vec::new(),
     };
     let mut described = describe_all(&container, execs, call.version);
+    if let Some(why) = pending {
+        described["State"]["Error"] = json!(format!("pending: {why}"));
+    }
+    if let Some(node) = describe::node(&call.controller().state(), &container) {
+        described["Node"] = node;
+    }
     if call.query.flag("size") {
         let size = size::of(call, &container).await?;
         described["SizeRw"] = json!(size.writable);
@@ -31,7 +39,7 @@ pub async fn inspect(call: &Call, name: &str) -> Answer {
     answer::ok(&described)
 }
 
-fn describe_all(container: &Container, execs: Vec<String>, version: ApiVersion) -> Value {
+fn describe_all(container: &Placed, execs: Vec<String>, version: ApiVersion) -> Value {
     let (path, args) = describe::path_and_args(container);
     let described = ContainerInspectResponse {
         id: Some(container.id.to_string()),
@@ -93,7 +101,7 @@ fn describe_all(container: &Container, execs: Vec<String>, version: ApiVersion) 
 }
 
 /// Before 1.52 the default network's addresses stood beside the networks as well, and scripts read them there.
-fn add_legacy_addresses(container: &Container, settings: &mut Value) {
+fn add_legacy_addresses(container: &Placed, settings: &mut Value) {
     let (name, endpoint) = networks::endpoint(container);
     let endpoint = if name == "bridge" {
         json!(endpoint)
@@ -143,7 +151,10 @@ fn state(container: &Container) -> ContainerState {
         dead: Some(false),
         pid: Some(i64::from(status.pid)),
         exit_code: Some(i64::from(status.exit.code)),
-        error: Some(status.error.clone()),
+        error: Some(match &status.failure {
+            Some(failure) => failure.message.clone(),
+            None => String::new(),
+        }),
         started_at: Some(timestamps::rfc3339(status.started_ns)),
         finished_at: Some(timestamps::rfc3339(status.finished_ns)),
         health: None,
@@ -180,7 +191,7 @@ fn config(container: &Container) -> ContainerConfig {
 mod tests {
     use super::super::describe::tests::container;
     use super::*;
-    use crate::state::{ContainerSpec, Phase};
+    use crate::state::{ContainerSpec, Phase, Pod};
 
     #[test]
     fn clients_find_what_they_look_for() {
@@ -195,6 +206,10 @@ mod tests {
         );
         it.status.phase = Phase::Running;
         it.status.started_ns = 1;
+        let it = Placed {
+            container: it.into(),
+            pod: Pod::sample(1).into(),
+        };
         let shown = describe_all(&it, Vec::new(), ApiVersion::new(1, 41));
         assert_eq!(shown["Name"], "/web");
         assert_eq!(shown["State"]["Status"], "running");

@@ -27,7 +27,7 @@ pub async fn start(call: &Call, name: &str) -> Answer {
     match call.controller().start(&container.id).await {
         Ok(true) => answer::no_content(),
         Ok(false) => answer::status(StatusCode::NOT_MODIFIED),
-        Err(error) => Err(start_error(error, container.id.short())),
+        Err(error) => Err(start_error(error, &container.id.short())),
     }
 }
 
@@ -71,7 +71,7 @@ pub async fn restart(call: &Call, name: &str) -> Answer {
     call.controller()
         .restart(&container.id, timeout_s, signal)
         .await
-        .map_err(|error| start_error(error, container.id.short()))?;
+        .map_err(|error| start_error(error, &container.id.short()))?;
     answer::no_content()
 }
 

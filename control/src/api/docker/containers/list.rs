@@ -11,7 +11,7 @@ use crate::api::docker::call::Call;
 use crate::api::docker::errors::ApiError;
 use crate::api::docker::query::{Filters, Query};
 use crate::api::docker::{images, networks};
-use crate::state::{Container, State, Tenant};
+use crate::state::{Placed, State, Tenant};
 
 /// What may be filtered by.
 const FILTERS: [&str; 15] = [
@@ -65,8 +65,8 @@ pub async fn summaries(call: &Call) -> Result<Vec<ContainerSummary>, ApiError> {
     Ok(all)
 }
 
-fn summaries_of(state: &State, containers: Vec<&Container>) -> Vec<ContainerSummary> {
-    let summaries = containers.into_iter().map(|it| summary(state, it));
+fn summaries_of(state: &State, containers: Vec<Placed>) -> Vec<ContainerSummary> {
+    let summaries = containers.into_iter().map(|it| summary(state, &it));
     summaries.collect()
 }
 
@@ -82,17 +82,13 @@ async fn add_sizes(call: &Call, summaries: &mut [ContainerSummary]) -> Result<()
     Ok(())
 }
 
-fn newest_first<'a>(state: &'a State, tenant: &Tenant) -> Vec<&'a Container> {
-    let mut all: Vec<_> = state.containers.of_tenant(tenant).collect();
+fn newest_first(state: &State, tenant: &Tenant) -> Vec<Placed> {
+    let mut all: Vec<_> = state.of_tenant(tenant).collect();
     all.sort_by(|a, b| (b.created_ns, &b.id).cmp(&(a.created_ns, &a.id)));
     all
 }
 
-fn choose<'a>(
-    state: &'a State,
-    tenant: &Tenant,
-    query: &Query,
-) -> Result<Vec<&'a Container>, ApiError> {
+fn choose(state: &State, tenant: &Tenant, query: &Query) -> Result<Vec<Placed>, ApiError> {
     let filters = query.filters(&FILTERS)?;
     for word in filters.values("status") {
         if !STATES.contains(&word.as_str()) {
@@ -118,11 +114,7 @@ fn choose<'a>(
         let named = containers
             .iter()
             .find(|c| c.name.as_str() == name.trim_start_matches('/'));
-        let found = named.or_else(|| {
-            containers
-                .iter()
-                .find(|c| c.id.as_str().starts_with(name.as_str()))
-        });
+        let found = named.or_else(|| containers.iter().find(|c| c.id.begins_with(name)));
         found
             .map(|c| Some(c.created_ns))
             .ok_or_else(|| ApiError::no_such_container(name))
@@ -144,14 +136,14 @@ fn choose<'a>(
 
     let mut chosen = Vec::new();
     for container in containers {
-        let shown = all || container.is_up() || describe::state(container) == "restarting";
+        let shown = all || container.is_up() || describe::state(&container) == "restarting";
         let in_order = before.is_none_or(|at| container.created_ns < at)
             && since.is_none_or(|at| container.created_ns > at);
         let ancestor = !filters.has("ancestor") || ancestors.contains(&container.image);
         let exited = exit_codes.is_empty()
-            || (describe::state(container) == "exited"
+            || (describe::state(&container) == "exited"
                 && exit_codes.contains(&container.status.exit.code));
-        if shown && in_order && ancestor && exited && passes(container, &filters)? {
+        if shown && in_order && ancestor && exited && passes(&container, &filters)? {
             chosen.push(container);
         }
         if limit == Some(chosen.len()) {
@@ -161,7 +153,7 @@ fn choose<'a>(
     Ok(chosen)
 }
 
-fn passes(container: &Container, filters: &Filters) -> Result<bool, ApiError> {
+fn passes(container: &Placed, filters: &Filters) -> Result<bool, ApiError> {
     for wanted in filters.values("publish") {
         let published = ports::published(container);
         if !ports::matches(wanted, published.iter().map(String::as_str))? {
@@ -177,11 +169,11 @@ fn passes(container: &Container, filters: &Filters) -> Result<bool, ApiError> {
         }
     }
     let network = networks::of_mode(container.spec.network_mode);
-    Ok(filters.any("id", |prefix| {
-        container.id.as_str().starts_with(prefix.as_str())
-    }) && filters.any("name", |pattern| {
-        name_matches(container.name.as_str(), pattern)
-    }) && filters.any("status", |word| describe::state(container) == word)
+    Ok(filters.any("id", |prefix| container.id.begins_with(prefix))
+        && filters.any("name", |pattern| {
+            name_matches(container.name.as_str(), pattern)
+        })
+        && filters.any("status", |word| describe::state(container) == word)
         && filters.any("health", |word| word == "none")
         && filters.any("isolation", |word| word == "default")
         && filters.any("network", |name| {
@@ -215,7 +207,7 @@ fn name_matches(name: &str, pattern: &str) -> bool {
     }
 }
 
-fn summary(state: &State, container: &Container) -> ContainerSummary {
+fn summary(state: &State, container: &Placed) -> ContainerSummary {
     let word = describe::state(container);
     ContainerSummary {
         id: Some(container.id.to_string()),
@@ -232,7 +224,10 @@ fn summary(state: &State, container: &Container) -> ContainerSummary {
             "restarting" => ContainerSummaryStateEnum::RESTARTING,
             _ => ContainerSummaryStateEnum::EXITED,
         }),
-        status: Some(describe::status(container)),
+        status: Some(match describe::pending(state, container) {
+            Some(why) => describe::pending_status(&why),
+            None => describe::status(container),
+        }),
         host_config: Some(ContainerSummaryHostConfig {
             network_mode: Some(networks::mode_name(container.spec.network_mode).to_owned()),
             ..ContainerSummaryHostConfig::default()
@@ -249,7 +244,7 @@ fn summary(state: &State, container: &Container) -> ContainerSummary {
 mod tests {
     use super::super::describe::tests::container;
     use super::*;
-    use crate::state::{ContainerSpec, Phase};
+    use crate::state::{ContainerSpec, Phase, Pod};
 
     fn state() -> State {
         let mut state = State::default();
@@ -280,6 +275,7 @@ mod tests {
         all[1].status.exit.code = 3;
         all[3].tenant = "other".parse().unwrap();
         all[3].status.phase = Phase::Running;
+        state.pods = (1..=4).map(Pod::sample).collect();
         state.containers = all.into_iter().collect();
         state
     }

@@ -33,7 +33,7 @@ pub async fn logs(call: &Call, name: &str) -> Answer {
     let tty = container.spec.tty;
     let records = call
         .controller()
-        .agent()
+        .agent_of(&container)?
         .logs(&container.id, options)
         .await?;
     let mut lines = query.flag("timestamps").then(Lines::default);

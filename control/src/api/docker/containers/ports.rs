@@ -8,7 +8,7 @@ use bollard_stubs::models::{
 
 use crate::api::docker::errors::ApiError;
 use crate::network::Network;
-use crate::state::{Container, PortBinding, PortRequest, Protocol};
+use crate::state::{Placed, PortBinding, PortRequest, Protocol};
 
 /// What a port without an address is bound to.
 const EVERYWHERE: &str = "0.0.0.0";
@@ -142,7 +142,7 @@ pub fn exposed_by(request: &PortRequest) -> String {
 }
 
 /// What is there while it is up, for `NetworkSettings.Ports`: exposed ports without a binding are null.
-pub fn in_effect(container: &Container) -> PortMap {
+pub fn in_effect(container: &Placed) -> PortMap {
     let mut map: PortMap = HashMap::new();
     if !container.is_up() {
         return map;
@@ -154,7 +154,7 @@ pub fn in_effect(container: &Container) -> PortMap {
             .iter()
             .map(|port| (port.clone(), None)),
     );
-    for binding in &container.status.ports {
+    for binding in &container.pod.ports {
         map.entry(key(binding.container_port, binding.protocol))
             .or_default()
             .get_or_insert_default()
@@ -164,7 +164,7 @@ pub fn in_effect(container: &Container) -> PortMap {
 }
 
 /// The rows of `docker ps`.
-pub fn summary(container: &Container) -> Vec<PortSummary> {
+pub fn summary(container: &Placed) -> Vec<PortSummary> {
     let mut rows = BTreeMap::new();
     for (port, bindings) in in_effect(container) {
         let Ok((range, protocol)) = parse(&port) else {
@@ -219,10 +219,10 @@ pub fn matches<'a>(
 }
 
 /// The published ports of a container, as a `publish` filter sees them.
-pub fn published(container: &Container) -> Vec<String> {
+pub fn published(container: &Placed) -> Vec<String> {
     let published = |port: u16, protocol| format!("{port}/{}", name(protocol));
     if container.is_up() {
-        let bindings = container.status.ports.iter();
+        let bindings = container.pod.ports.iter();
         return bindings
             .map(|b| published(b.host_port, b.protocol))
             .collect();

@@ -47,7 +47,11 @@ pub async fn top(call: &Call, name: &str) -> Answer {
             container.id
         )));
     }
-    let processes = call.controller().agent().processes(&container.id).await?;
+    let processes = call
+        .controller()
+        .agent_of(&container)?
+        .processes(&container.id)
+        .await?;
     let row = |process: &ProcessInfo| columns.iter().map(|(_, value)| value(process)).collect();
     answer::ok(&ContainerTopResponse {
         titles: Some(

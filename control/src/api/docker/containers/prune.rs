@@ -26,16 +26,13 @@ pub async fn prune(call: &Call) -> Answer {
     };
     let containers: Vec<_> = {
         let state = call.controller().state();
-        let gone = state
-            .containers
-            .of_tenant(&call.tenant)
-            .filter(|container| {
-                !container.is_up()
-                    && super::describe::state(container) != "restarting"
-                    && until.is_none_or(|until| container.created_ns < until)
-                    && filters.labels(|key| container.spec.labels.get(key).map(String::as_str))
-            });
-        gone.cloned().collect()
+        let gone = state.of_tenant(&call.tenant).filter(|container| {
+            !container.is_up()
+                && super::describe::state(container) != "restarting"
+                && until.is_none_or(|until| container.created_ns < until)
+                && filters.labels(|key| container.spec.labels.get(key).map(String::as_str))
+        });
+        gone.collect()
     };
     let (mut deleted, mut freed) = (Vec::new(), 0);
     for container in containers {

@@ -2,7 +2,7 @@
 
 use crate::api::docker::call::Call;
 use crate::api::docker::errors::ApiError;
-use crate::state::Container;
+use crate::state::Placed;
 
 /// As docker shows it (`SizeRw` and `SizeRootFs`), bytes.
 pub struct Size {
@@ -13,16 +13,15 @@ pub struct Size {
 }
 
 /// Of one container.
-pub async fn of(call: &Call, container: &Container) -> Result<Size, ApiError> {
+pub async fn of(call: &Call, container: &Placed) -> Result<Size, ApiError> {
     let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
-    let writable = call
-        .controller()
-        .agent()
-        .written_bytes(&container.id)
-        .await?;
-    // One that this node has lost takes nothing of its disk.
-    let image = call.controller().image(&container.image).await?;
-    let image = image.map_or(0, |image| image.size_bytes);
+    let writable = match call.controller().agent_of(container) {
+        Ok(agent) => agent.written_bytes(&container.id).await?,
+        // It is nowhere, and has written nothing.
+        Err(_) => 0,
+    };
+    // One that every node has lost takes nothing of any disk.
+    let image = call.controller().image_bytes(&container.image).await?;
     Ok(Size {
         writable: signed(writable),
         root: signed(image.saturating_add(writable)),

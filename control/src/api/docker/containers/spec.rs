@@ -7,6 +7,7 @@ use super::host_options::is_word;
 use super::mounts::clean;
 use super::ports;
 use crate::api::docker::errors::ApiError;
+use crate::scheduler;
 use crate::state::{ContainerSpec, NetworkMode, Signal};
 
 /// Longest host name (Linux, `HOST_NAME_MAX`).
@@ -26,6 +27,8 @@ pub fn merge(body: &ContainerCreateBody, image: &RunConfig) -> Result<ContainerS
         return Err(ApiError::unsupported("volumes (-v) are"));
     }
     let mut labels = image.labels.clone();
+    // Who built the image has no say in where it runs.
+    labels.retain(|label, _| !scheduler::is_wish(label));
     labels.extend(body.labels.clone().unwrap_or_default());
     let stop_signal = text(&body.stop_signal, &image.stop_signal);
     // Of the user's only: what an image says is nothing that its user could correct.
@@ -177,6 +180,35 @@ mod tests {
                 format!("invalid environment variable: {nameless}")
             );
         }
+    }
+
+    #[test]
+    fn an_image_has_no_say_in_where_it_runs() {
+        let owned = |labels: &[(&str, &str)]| -> std::collections::BTreeMap<String, String> {
+            let owned = labels.iter().map(|(name, value)| (*name, *value));
+            owned
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect()
+        };
+        let image = RunConfig {
+            labels: owned(&[
+                ("hearth.priority", "monitoring"),
+                ("hearth.constraint.a", "node.role==manager"),
+                ("vendor", "acme"),
+            ]),
+            ..RunConfig::default()
+        };
+        let mine = owned(&[("hearth.priority", "batch")]);
+        let body = ContainerCreateBody {
+            cmd: Some(words_of(&["x"])),
+            labels: Some(mine.into_iter().collect()),
+            ..ContainerCreateBody::default()
+        };
+        let labels = merge(&body, &image).unwrap().labels;
+        assert_eq!(
+            labels,
+            owned(&[("hearth.priority", "batch"), ("vendor", "acme")])
+        );
     }
 
     #[test]

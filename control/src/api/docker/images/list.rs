@@ -66,25 +66,23 @@ pub async fn list(call: &Call) -> Answer {
 
 /// Every image of the tenant.
 pub async fn summaries(call: &Call) -> Result<Vec<ImageSummary>, ApiError> {
-    let own: Vec<(String, Vec<String>, Vec<String>)> = {
+    let mut own: HashMap<String, (Vec<String>, Vec<String>)> = {
         let state = call.controller().state();
         let own = state
             .images
             .iter()
             .filter(|((owner, _), _)| *owner == call.tenant);
         own.map(|((_, id), record)| {
-            (
-                id.clone(),
-                tags_of(&state, &call.tenant, id),
-                record.repo_digests.clone(),
-            )
+            let tags = tags_of(&state, &call.tenant, id);
+            (id.clone(), (tags, record.repo_digests.clone()))
         })
         .collect()
     };
-    let mut shown = Vec::new();
-    for (id, tags, digests) in own {
-        // One that this node doesn't have (any more) can't be described; pulling brings it back.
-        if let Some(image) = call.controller().image(&id).await? {
+    let ids: Vec<String> = own.keys().cloned().collect();
+    // Those that no node has (any more) can't be described; pulling brings them back.
+    let mut shown: Vec<ImageSummary> = Vec::new();
+    for image in call.controller().images(&ids).await? {
+        if let Some((tags, digests)) = own.remove(&image.id.to_string()) {
             shown.push(summary(&image, tags, digests));
         }
     }

@@ -67,12 +67,12 @@ pub fn find(call: &Call, name: &str) -> Result<String, ApiError> {
     resolve(&call.controller().state(), &call.tenant, name)
 }
 
-/// What the node's store tells about an image that the state has.
+/// What the store of some node tells about an image that the state has.
 pub async fn from_store(call: &Call, id: &str) -> Result<Image, ApiError> {
     let image = call.controller().image(id).await?;
     image.ok_or_else(|| {
         ApiError::not_found(format!(
-            "No such image: {id} (it is known, and not on this node: pull it again)"
+            "No such image: {id} (it is known, and no node that is there has it: pull it again)"
         ))
     })
 }

@@ -12,7 +12,7 @@ use crate::api::docker::errors::ApiError;
 use crate::api::docker::timestamps;
 use crate::clock;
 use crate::controller::key_of;
-use crate::state::{Command, Container, State, Tenant};
+use crate::state::{Command, Placed, State, Tenant};
 
 /// What `prune` may be filtered by.
 const PRUNE_FILTERS: [&str; 4] = ["dangling", "label", "label!", "until"];
@@ -62,12 +62,8 @@ fn plan(
     force: bool,
 ) -> Result<Plan, ApiError> {
     let names = names_of(state, tenant, id);
-    let own = state
-        .containers
-        .of_image(id)
-        .filter(|c| c.tenant == *tenant);
-    let (up, down): (Vec<&Container>, Vec<&Container>) =
-        own.partition(|container| container.is_up());
+    let own = state.of_image(id).filter(|c| c.tenant == *tenant);
+    let (up, down): (Vec<Placed>, Vec<Placed>) = own.partition(|container| container.is_up());
     let key = name.parse::<ImageRef>().ok().map(|name| key_of(&name));
     if let Some(key) = key.filter(|key| names.contains(key)) {
         if let (true, Some(container), false) =

@@ -9,7 +9,7 @@ use crate::api::docker::call::Call;
 use crate::api::docker::errors::ApiError;
 use crate::clock;
 use crate::controller::key_of;
-use crate::state::{Action, Command};
+use crate::state::{Command, Stored, Telling};
 
 /// Another name for an image.
 pub async fn tag(call: &Call, name: &str) -> Answer {
@@ -34,7 +34,8 @@ pub async fn tag(call: &Call, name: &str) -> Answer {
             image,
             names: vec![key_of(&reference)],
             repo_digest: None,
-            action: Action::Tag,
+            telling: Telling::Tag,
+            stored: Stored::default(),
         })
         .await?;
     answer::status(StatusCode::CREATED)

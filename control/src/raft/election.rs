@@ -1,0 +1,169 @@
+//! When a node asks to lead. openraft's own elections (0.9.25) are switched off, for they come late: it looks at its timers once in one and a
+//! half heartbeat intervals, so that two nodes whose timers have the same phase collide; it draws its patience once in a process's life, so
+//! that they do so again; and whoever was refused by one with a longer log waits for another two timeouts, though that was long ago and
+//! it has had a leader since.
+//!
+//! Here each wait is drawn anew, to the nanosecond. From a leader's last sign of life to the next one's first entry it takes
+//!
+//! ```text
+//! LEASE                   voters refuse others for as long as they believe in a leader
+//! + SLACK                 its last sign didn't come to all at the same time
+//! + 0..SPREAD             by which one is first: a vote on disk, its way, and a vote on another disk are some 10 ms, and of two
+//!                         with 250 ms to choose from one in twelve comes too close to the other; openraft lets the one with the
+//!                         larger id win then, if its log is as long
+//! + ROUND + 0..SPREAD     where nobody has won: again, and half as often
+//! ```
+//!
+//! which is 1.4 s at most where the first wins, and 1.9 s with a second round. Rounds that fail become longer: on disks that need half a second
+//! for each write, nobody would ever win the short ones.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use openraft::metrics::RaftServerMetrics;
+use openraft::{BasicNode, ServerState, Vote};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::batch::Leader;
+use super::{HEARTBEAT, LEASE};
+use crate::entropy;
+
+/// See the module's page.
+const SLACK: Duration = Duration::from_millis(20);
+/// See the module's page.
+const SPREAD: Duration = Duration::from_millis(250);
+/// From one's asking to its asking again, at least: two writes to a home's disk, 100 ms each when it is busy.
+const ROUND: Duration = Duration::from_millis(250);
+/// Rounds are at most so many times as long as the first.
+const ROUNDS_GROW_TO: u32 = 4;
+
+const _: () = assert!(3 * HEARTBEAT.as_millis() <= LEASE.as_millis());
+
+/// A sign of life of a leader.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Heard {
+    /// Its vote.
+    pub vote: Vote<u64>,
+    /// When.
+    pub at: Instant,
+}
+
+/// Tells of such signs.
+pub(super) type Heartbeats = watch::Sender<Option<Heard>>;
+
+/// Set where a voter has refused this node since it knows of entries that this one doesn't: it lets that one go first.
+pub(super) type Behind = Arc<AtomicBool>;
+
+/// How long a node waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waits {
+    /// For the leader that it believes in.
+    ForLeader,
+    /// For what becomes of an election, after so many that have come to nothing.
+    ForElection(u32),
+}
+
+impl Waits {
+    /// Since the last sign of whoever it waits for. `luck`: a number below what it is given.
+    fn patience(self, luck: impl FnOnce(u64) -> u64) -> Duration {
+        let (least, spread) = match self {
+            Self::ForLeader => (LEASE + SLACK, SPREAD),
+            Self::ForElection(failed) => {
+                let times = failed.clamp(1, ROUNDS_GROW_TO);
+                (ROUND * times, SPREAD * times)
+            }
+        };
+        least + Duration::from_nanos(luck(spread.as_nanos() as u64))
+    }
+}
+
+fn luck(below: u64) -> u64 {
+    u64::from_le_bytes(entropy::random()) % below
+}
+
+/// What a node waits for; None: it leads, or has no vote.
+fn waits(now: &RaftServerMetrics<u64, BasicNode>, failed: u32) -> Option<Waits> {
+    let mut voters = now.membership_config.voter_ids();
+    if now.state == ServerState::Leader || !voters.any(|voter| voter == now.id) {
+        return None;
+    }
+    match now.vote.is_committed() {
+        true => Some(Waits::ForLeader),
+        false => Some(Waits::ForElection(failed)),
+    }
+}
+
+/// Until the replica is gone.
+pub(super) async fn elect_in_time(
+    leader: Leader,
+    mut heard: watch::Receiver<Option<Heard>>,
+    behind: Behind,
+) {
+    let mut metrics = leader.raft.server_metrics();
+    // What it waits for and since when, and until when that is.
+    let mut waiting: Option<(Waits, Instant, Instant)> = None;
+    let (mut vote, mut changed_at, mut failed) = (None, Instant::now(), 0);
+    loop {
+        let now = metrics.borrow_and_update().clone();
+        if vote != Some(now.vote) {
+            (vote, changed_at) = (Some(now.vote), Instant::now());
+            if now.vote.is_committed() {
+                failed = 0;
+            }
+        }
+        let sign = *heard.borrow_and_update();
+        let sign = sign.filter(|heard| heard.vote == now.vote);
+        let since = sign.map_or(changed_at, |heard| heard.at.max(changed_at));
+        let what = waits(&now, failed);
+        if waiting.map(|(what, since, _)| (what, since)) != what.map(|what| (what, since)) {
+            waiting = what.map(|what| (what, since, since + what.patience(luck)));
+        }
+        let due = async {
+            match waiting {
+                Some((_, _, due)) => tokio::time::sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            changed = metrics.changed() => if changed.is_err() { return },
+            changed = heard.changed() => if changed.is_err() { return },
+            () = due => {
+                if behind.swap(false, Ordering::Relaxed) {
+                    waiting = waiting.map(|(what, since, due)| (what, since, due + SPREAD));
+                    continue;
+                }
+                // Also where openraft had reasons not to: the next is a round later.
+                (changed_at, failed) = (Instant::now(), failed + 1);
+                if let Err(error) = leader.raft.trigger().elect().await {
+                    tracing::debug!(%error, "asking for an election");
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_leaders_place_is_taken_within_two_seconds_though_nobody_wins_the_first_round() {
+        let last = |below: u64| below - 1;
+        let waited = Waits::ForLeader.patience(last) + Waits::ForElection(1).patience(last);
+        // Two rounds' writes to disk take the rest.
+        assert!(waited < Duration::from_millis(1_900), "{waited:?}");
+        assert!(Waits::ForLeader.patience(|_| 0) > LEASE);
+    }
+
+    #[test]
+    fn rounds_that_come_to_nothing_become_longer_up_to_a_limit() {
+        let rounds: Vec<Duration> = (0..9)
+            .map(|failed| Waits::ForElection(failed).patience(|_| 0))
+            .collect();
+        assert!(rounds.is_sorted());
+        assert_eq!(rounds[8], ROUND * ROUNDS_GROW_TO);
+    }
+}
