@@ -41,9 +41,9 @@ pub fn run(parameters: &str, containers: &Value) -> Result<(Value, String)> {
     let disk = dir.join("disk");
     stick::make_configuration(&disk, &configuration)?;
 
-    let archive = busybox::build(&prerequisites::busybox()?)?;
+    let archive = busybox::archive(&prerequisites::busybox()?)?;
     let mut files = vec![
-        ("image.tar", fs::read(archive)?),
+        ("image.tar", archive),
         ("containers.json", containers.to_string().into_bytes()),
     ];
     for name in ["ca.pem", "cert.pem", "key.pem"] {

@@ -260,8 +260,8 @@ fn idle() -> Result<Value> {
 /// Boots a node on the instruction clock and returns its console once the side process has said something.
 fn measure(efi: &Path, dir: &Path, busybox: &Path) -> Result<String> {
     let identity = Identity::open(&dir.join("identity"), "bench")?;
-    let archive = busybox::build_as(busybox, "bench:latest", &COMMAND)?;
-    let mut files = vec![("image.tar", fs::read(archive)?)];
+    let archive = busybox::archive_as(busybox, "bench:latest", &COMMAND)?;
+    let mut files = vec![("image.tar", archive)];
     for name in ["ca.pem", "cert.pem", "key.pem"] {
         files.push((name, fs::read(identity.owner_dir().join(name))?));
     }

@@ -1,15 +1,15 @@
 //! The first container's image: the distribution's static busybox, in the form that `docker save` writes.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::{paths, process};
+use crate::process;
 
 /// What the image is called.
 pub const NAME: &str = "busybox:latest";
@@ -23,13 +23,13 @@ const ACCOUNTS: [(&str, &str); 2] = [
     ("etc/group", "root:x:0:\nnogroup:x:65534:\n"),
 ];
 
-/// Writes the first container's image as an archive for `docker load`, and returns its path.
-pub fn build(busybox: &Path) -> Result<PathBuf> {
-    build_as(busybox, NAME, &["sh"])
+/// The first container's image as an archive for `docker load`.
+pub fn archive(busybox: &Path) -> Result<Vec<u8>> {
+    archive_as(busybox, NAME, &["sh"])
 }
 
 /// The same under another name and with another command.
-pub fn build_as(busybox: &Path, name: &str, command: &[&str]) -> Result<PathBuf> {
+pub fn archive_as(busybox: &Path, name: &str, command: &[&str]) -> Result<Vec<u8>> {
     let layer = layer(busybox)?;
     let digest = hex::encode(Sha256::digest(&layer));
     let config = json!({
@@ -46,9 +46,7 @@ pub fn build_as(busybox: &Path, name: &str, command: &[&str]) -> Result<PathBuf>
     let manifest =
         json!([{ "Config": config_name, "RepoTags": [name], "Layers": [layer_name] }]).to_string();
 
-    fs::create_dir_all(paths::build())?;
-    let path = paths::build().join(format!("{}.tar", name.replace(['/', ':'], "-")));
-    let mut archive = tar::Builder::new(File::create(&path)?);
+    let mut archive = tar::Builder::new(Vec::new());
     for (name, data) in [
         (config_name.as_str(), config.as_bytes()),
         (&layer_name, &layer),
@@ -56,8 +54,7 @@ pub fn build_as(busybox: &Path, name: &str, command: &[&str]) -> Result<PathBuf>
     ] {
         file(&mut archive, name, 0o644, data)?;
     }
-    archive.into_inner()?;
-    Ok(path)
+    Ok(archive.into_inner()?)
 }
 
 fn layer(busybox: &Path) -> Result<Vec<u8>> {

@@ -138,9 +138,15 @@ fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
 }
 
 fn first_container(busybox: &Path) -> Result<()> {
-    let archive = busybox::build(busybox)?;
+    let mut archive = tempfile::NamedTempFile::new()?;
+    archive.write_all(&busybox::archive(busybox)?)?;
     step("loading busybox", || {
-        process::capture(docker::command().arg("load").arg("--input").arg(&archive))
+        process::capture(
+            docker::command()
+                .arg("load")
+                .arg("--input")
+                .arg(archive.path()),
+        )
     })?;
     let script = "echo \"Hello from $(uname -s) $(uname -r), a kernel of my own: up $(cut -d' ' -f1 /proc/uptime) s\"";
     let said = step("a first container", || {
