@@ -314,7 +314,7 @@ fn main() -> Result<(), Error> {
         // Kept up, as on a leader.
         black_box(placement.place(&world.state, NodeId(0), &container(0, GIB)?));
         let begun = spent();
-        let homeless = moves::homeless(&world.state);
+        let homeless: Vec<_> = moves::homeless(&world.state).collect();
         black_box(placement.pass(&world.state, &homeless));
         Ok(spent().saturating_sub(begun))
     })?;

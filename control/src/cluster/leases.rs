@@ -68,7 +68,8 @@ impl Leases {
                 continue;
             }
             let term = standing.term;
-            for member in self.overdue(term).await {
+            let (overdue, due) = self.overdue(term).await;
+            for member in overdue {
                 if called.insert((term, member)) {
                     tracing::warn!(node = %member.node, "its lease is over");
                     let call = self.call_out(term, member);
@@ -78,7 +79,7 @@ impl Leases {
                     });
                 }
             }
-            let tick = tokio::time::sleep(Duration::from_nanos(self.timing.retry));
+            let tick = tokio::time::sleep(self.until_next_look(due));
             tokio::select! {
                 // Whoever isn't called out yet will be found again.
                 Some(done) = calling.next() => drop(called.remove(&done)),
@@ -86,6 +87,19 @@ impl Leases {
                 () = tick => {}
             }
         }
+    }
+
+    /// From one look for those that are out to the next. `due`: when the first of the others is.
+    fn until_next_look(&self, due: Option<BootTime>) -> Duration {
+        let now = self.now();
+        let ns = match due {
+            // The granter is to be told the time so often.
+            None => self.timing.renew / 2,
+            // It could not be made sure of.
+            Some(due) if due < now => self.timing.retry,
+            Some(due) => (due.0 + 1 - now.0).min(self.timing.renew / 2),
+        };
+        Duration::from_nanos(ns)
     }
 
     fn leads(&self, standing: &Standing) -> bool {
@@ -118,8 +132,8 @@ impl Leases {
     }
 
     /// Asks the voters, after `since`, whether this node leads in this term, and makes its word the last one about leases. False: it
-    /// doesn't, or can't be sure.
-    async fn confirm(&self, term: u64, since: BootTime) -> bool {
+    /// doesn't, or can't be sure. `waits`: for others whom one question serves as well, where there is time.
+    async fn confirm(&self, term: u64, since: BootTime, waits: bool) -> bool {
         let _asking = self.asking.lock().await;
         let known = self.in_term(term, |led, _| {
             let confirmed = led.granter.last_confirmed();
@@ -129,6 +143,9 @@ impl Leases {
             None => return false,
             Some(true) => return true,
             Some(false) => {}
+        }
+        if waits && self.replica.rests() {
+            tokio::time::sleep(Duration::from_nanos(self.timing.together)).await;
         }
         let asked = self.now();
         let patience = Duration::from_nanos(self.timing.renew);
@@ -150,28 +167,31 @@ impl Leases {
         told.is_some()
     }
 
-    /// Who is out, of those that the state calls in.
-    async fn overdue(&self, term: u64) -> Vec<Member> {
+    /// Who is out, of those that the state calls in; and when the first of the others is, unless it asks before.
+    async fn overdue(&self, term: u64) -> (Vec<Member>, Option<BootTime>) {
         let found = self.in_term(term, |led, now| {
             let members = led.members(&self.replica.state());
             // From now on silence counts.
             let overdue = led.granter.overdue(members.iter().copied(), now);
             let others = members.into_iter().filter(|it| !overdue.contains(it));
             let due = led.granter.first_due(others, now);
-            (overdue, due.filter(|due| *due < now))
+            (overdue, due, now)
         });
-        let (overdue, due) = found.unwrap_or_default();
-        let Some(due) = due else {
-            return overdue;
+        let Some((overdue, due, now)) = found else {
+            return (Vec::new(), None);
         };
-        if !self.confirm(term, due.plus_ns(1)).await {
-            return overdue;
+        let Some(first) = due.filter(|due| *due < now) else {
+            return (overdue, due);
+        };
+        if !self.confirm(term, first.plus_ns(1), false).await {
+            return (overdue, due);
         }
         let overdue = self.in_term(term, |led, now| {
             let members = led.members(&self.replica.state());
             led.granter.overdue(members, now)
         });
-        overdue.unwrap_or_default()
+        // The others are looked at again soon.
+        (overdue.unwrap_or_default(), due)
     }
 
     async fn call_out(&self, term: u64, member: Member) {
@@ -214,7 +234,7 @@ impl Grants for Leases {
         let arrived = self.now();
         for _ in 0..LOOKS {
             let standing = self.replica.standing();
-            if !self.leads(&standing) || !self.confirm(standing.term, arrived).await {
+            if !self.leads(&standing) || !self.confirm(standing.term, arrived, true).await {
                 return Answer::NotLeading;
             }
             let verdict = self.in_term(standing.term, |led, now| {

@@ -16,7 +16,7 @@ use crate::entropy;
 use crate::raft::{Observer, Replica, Standing};
 use crate::state::{Change, Command, NodeId, PodId, State};
 
-/// Between two looks at what could not be done the last time. In a cluster of one nothing is looked at until something changes.
+/// Between two looks at what could not be done the last time. Where nothing is left to be done, nothing is looked at until something changes.
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// Knows where pods fit.
@@ -79,11 +79,11 @@ impl Steward {
                 self.replica.standing_other_than(&standing).await;
                 continue;
             }
-            self.round(&standing).await;
+            let is_done = self.round(&standing).await;
             let tick = async {
-                match standing.members.len() {
-                    0 | 1 => std::future::pending().await,
-                    _ => tokio::time::sleep(PERIOD).await,
+                match is_done {
+                    true => std::future::pending().await,
+                    false => tokio::time::sleep(PERIOD).await,
                 }
             };
             tokio::select! {
@@ -94,9 +94,10 @@ impl Steward {
         }
     }
 
-    async fn round(&self, standing: &Standing) {
+    /// True: nothing was to be done.
+    async fn round(&self, standing: &Standing) -> bool {
         let own = self.replica.node();
-        self.follow_moves(standing).await;
+        let all_there = self.follow_moves(standing).await;
         let (wanted, strangers) = {
             let state = self.replica.state();
             let wanted = voters::choose(&state, own, &standing.voters);
@@ -111,12 +112,14 @@ impl Steward {
         let heard = |node: &NodeId| {
             *node == own || standing.voters.contains(node) || self.replica.follows(*node)
         };
-        if wanted != standing.voters && wanted.iter().all(heard) {
+        let wanted_is_so = wanted == standing.voters;
+        if !wanted_is_so && wanted.iter().all(heard) {
             tracing::info!(?wanted, "other nodes vote");
             if let Err(error) = self.replica.set_voters(wanted).await {
                 tracing::warn!(%error, "giving nodes their votes");
             }
         }
+        let is_done = all_there && wanted_is_so && strangers.is_empty();
         for node in strangers {
             if !standing.voters.contains(&node) {
                 match self.replica.expel(node).await {
@@ -125,11 +128,11 @@ impl Steward {
                 }
             }
         }
-        self.place().await;
+        self.place().await && is_done
     }
 
-    /// Members whose addresses have changed are reached there.
-    async fn follow_moves(&self, standing: &Standing) {
+    /// Members whose addresses have changed are reached there. True: there were none.
+    async fn follow_moves(&self, standing: &Standing) -> bool {
         let moved: Vec<(NodeId, String)> = {
             let state = self.replica.state();
             let members = standing.members.iter();
@@ -140,16 +143,21 @@ impl Steward {
                 })
                 .collect()
         };
+        let all_there = moved.is_empty();
         for (node, address) in moved {
             tracing::info!(%node, address, "a node is somewhere else now");
             if let Err(error) = self.replica.moved(node, address).await {
                 tracing::warn!(%node, %error, "telling where a node is now");
             }
         }
+        all_there
     }
 
-    /// Gives a node to each pod that needs one.
-    async fn place(&self) {
+    /// Gives a node to each pod that needs one. True: there were none.
+    async fn place(&self) -> bool {
+        if moves::homeless(&self.replica.state()).next().is_none() {
+            return true;
+        }
         // A copy, and a thread of its own: a pass over a full queue takes as long as hundreds of commands.
         let state = State::clone(&self.replica.state());
         let placer = Arc::clone(&self.placer);
@@ -160,6 +168,7 @@ impl Steward {
         });
         let all = commands.into_iter().map(|command| self.commit(command));
         futures_util::future::join_all(all).await;
+        false
     }
 
     async fn commit(&self, command: Command) {

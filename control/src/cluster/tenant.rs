@@ -244,7 +244,8 @@ impl Tenant {
             }
             let now = self.lease.now();
             if let Some(id) = holder.ask(now) {
-                let answer = tokio::time::timeout(patience, self.ask.ask());
+                let ask = self.replica.asking_leader(self.ask.ask());
+                let answer = tokio::time::timeout(patience, ask);
                 asked.push(async move { (id, answer.await) });
                 continue;
             }
@@ -255,6 +256,9 @@ impl Tenant {
                         Ok(Ok(answer)) => {
                             if let Some(deadline) = holder.answered(id, answer, now) {
                                 self.extend(deadline);
+                                if self.replica.rests() {
+                                    holder.ask_together(now);
+                                }
                             }
                         }
                         Ok(Err(why)) => {

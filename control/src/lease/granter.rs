@@ -73,7 +73,7 @@ impl Granter {
         }
     }
 
-    /// To be called every [`Timing::retry`] or more often, and first of all after each wait.
+    /// To be called in less than [`Timing::renew`], again and again, and first of all after each wait.
     ///
     /// A leader that was away for longer than [`Timing::renew`] (its machine slept, or had no time for it) has heard no requests meanwhile, and
     /// nobody's silence says anything: all counts from now on again, as it does after an election.

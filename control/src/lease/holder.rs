@@ -90,6 +90,14 @@ impl Holder {
         }
     }
 
+    /// The leader rests, and has just answered all that asked: they ask again together, so that it has one question for all.
+    pub fn ask_together(&mut self, now: BootTime) {
+        let Timing {
+            renew, together, ..
+        } = self.timing;
+        self.next_at = self.next_at.min(now.plus_ns(renew - together));
+    }
+
     /// Until when the lease is.
     pub fn deadline(&self) -> BootTime {
         self.deadline

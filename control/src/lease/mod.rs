@@ -77,6 +77,9 @@ const LEASE: Duration = Duration::from_secs(8);
 const RENEW: Duration = Duration::from_secs(2);
 /// From a request that has failed to the next: some times within an election, for it to cost no more than it takes.
 const RETRY: Duration = Duration::from_millis(500);
+/// Where the leader rests, it answers those together that ask within this, with one question to the voters. Less than what a request may take
+/// before it counts as failed, and counted off the lease, since that begins when it is asked for.
+const TOGETHER: Duration = Duration::from_millis(700);
 /// Clocks are wrong by one part in this, at most. Crystals are by one in 10,000 at worst, what the kernel takes them for (the TSC's rate,
 /// measured at boot) by one in 2,000. Nobody slews them: the node's time is set by steps, which this clock doesn't take.
 const DRIFT: u64 = 1000;
@@ -87,6 +90,7 @@ const KILL: Duration = Duration::from_secs(1);
 /// the rest, a tenth of a second, is what nobody has thought of.
 const MARGIN: Duration = Duration::from_millis(600);
 
+const _: () = assert!(2 * TOGETHER.as_nanos() < RENEW.as_nanos());
 const _: () = assert!(Timing::STANDARD.is_safe(DRIFT, KILL.as_nanos() as u64));
 
 /// Nanoseconds of a node's `CLOCK_BOOTTIME`, comparable on this node, during this boot.
@@ -144,6 +148,8 @@ pub struct Timing {
     pub renew: u64,
     /// From a request that has failed to the next.
     pub retry: u64,
+    /// Where the leader rests: those that ask within this are answered together.
+    pub together: u64,
 }
 
 impl Timing {
@@ -153,6 +159,7 @@ impl Timing {
         out: (LEASE.as_nanos() + MARGIN.as_nanos()) as u64,
         renew: RENEW.as_nanos() as u64,
         retry: RETRY.as_nanos() as u64,
+        together: TOGETHER.as_nanos() as u64,
     };
 
     /// Whether no pod runs twice where clocks are wrong by one part in `drift` at most, and microVMs stand still within `kill` nanoseconds:

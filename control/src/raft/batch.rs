@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::disk::DiskError;
+use super::election::Signs;
 use super::peers::{Peer, Peers, Reply, Request};
 use super::{ReplicaError, Types};
 use crate::state::{Command, NodeId, Outcome, Refusal, encoding};
@@ -31,6 +32,9 @@ const LEADER_PATIENCE: Duration = Duration::from_secs(20);
 /// A node that goes down waits no longer than this for somebody to lead: two elections. Where all nodes of a cluster go down, the last have
 /// nobody any more.
 const LAST_PATIENCE: Duration = Duration::from_secs(5);
+/// A node without a vote has the voters look whether the leader is there, once that hasn't answered for this long: a command to a home's disks takes less,
+/// mostly.
+const LOOK_AFTER: Duration = Duration::from_millis(300);
 /// Before the next attempt, unless the cluster changes earlier.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
@@ -150,6 +154,7 @@ pub(super) struct Leader {
     pub node: NodeId,
     pub raft: Raft<Types>,
     pub peers: Peers,
+    pub signs: Signs,
     /// Set when this node goes down: until when it waits for somebody to lead.
     pub last_moment: Arc<OnceLock<Instant>>,
 }
@@ -224,6 +229,56 @@ impl Leader {
         }
     }
 
+    fn voters(&self) -> Vec<Peer> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow();
+        let membership = metrics.membership_config.membership();
+        let nodes = membership.voter_ids().filter(|id| *id != self.node.0);
+        nodes
+            .filter_map(|id| Some(self.peers.peer(id, membership.get_node(&id)?)))
+            .collect()
+    }
+
+    /// A voter that has started waits for signs of the leader, and would soon ask to lead: whoever leads is to know, though it may rest.
+    pub fn ask_for_signs(&self) {
+        for voter in self.voters() {
+            tokio::spawn(async move {
+                if let Err(error) = voter.ask(&Request::Started).await {
+                    tracing::debug!(%error, "telling that this node has started");
+                }
+            });
+        }
+    }
+
+    /// Has the voters ask the leader something, if this node has no vote and has asked `leads` for a while; for ever.
+    async fn have_voters_look(&self, leads: Option<u64>) {
+        tokio::time::sleep(LOOK_AFTER).await;
+        let voters = self.voters();
+        if self.follows_one_that_rests() && !self.votes() {
+            for voter in voters.into_iter().filter(|it| Some(it.node().0) != leads) {
+                tokio::spawn(async move {
+                    if let Err(error) = voter.ask(&Request::Look).await {
+                        tracing::debug!(%error, "having a voter look for the leader");
+                    }
+                });
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// The leader has had nothing to do for a while.
+    pub fn follows_one_that_rests(&self) -> bool {
+        let vote = self.raft.server_metrics().borrow().vote;
+        self.signs.leader_rests(vote)
+    }
+
+    fn votes(&self) -> bool {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow();
+        let mut voters = metrics.membership_config.voter_ids();
+        voters.any(|id| id == self.node.0)
+    }
+
     async fn ask<T, F: Future<Output = Result<T, NotNow>>>(
         &self,
         here: impl Fn() -> F,
@@ -246,7 +301,10 @@ impl Leader {
             let attempt = async {
                 match peer {
                     _ if leads == Some(self.node.0) => here().await,
-                    Some(peer) => ask_peer(&peer, &there(), &take).await,
+                    Some(peer) => {
+                        let request = there();
+                        self.signs.asking(ask_peer(&peer, &request, &take)).await
+                    }
                     None => Err(NotNow(
                         "no node leads: most of the voters are out of reach".into(),
                     )),
@@ -259,6 +317,7 @@ impl Leader {
                     Err(NotNow(why)) => why,
                 },
                 () = another_leads(changes, leads) => "the leader has changed".into(),
+                () = self.have_voters_look(leads) => continue,
                 () = tokio::time::sleep_until(deadline) => "the leader does not answer".into(),
             };
             if let Err(fatal) = &self.raft.metrics().borrow().running_state {

@@ -27,6 +27,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::batch::Leader;
+use super::rest::LEASE_AT_REST;
 use super::{HEARTBEAT, LEASE};
 use crate::entropy;
 
@@ -48,10 +49,69 @@ pub(super) struct Heard {
     pub vote: Vote<u64>,
     /// When.
     pub at: Instant,
+    /// It has had nothing to do for a while, and gives few ([`super::rest`]).
+    pub rests: bool,
 }
 
-/// Tells of such signs.
-pub(super) type Heartbeats = watch::Sender<Option<Heard>>;
+/// What speaks for the leader's being there, and what against it.
+#[derive(Clone, Default)]
+pub(super) struct Signs(Arc<watch::Sender<Known>>);
+
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Known {
+    heard: Option<Heard>,
+    /// When the first thing was asked of it that it hasn't answered.
+    asked: Option<Instant>,
+}
+
+impl Known {
+    /// Since when a voter that believes in this vote has waited for a sign, and whether the leader rests.
+    fn since(&self, vote: Vote<u64>) -> Option<(Instant, bool)> {
+        let heard = self.heard.filter(|heard| heard.vote == vote)?;
+        let asked = self.asked.filter(|asked| *asked > heard.at);
+        match asked.filter(|_| heard.rests) {
+            Some(asked) => Some((asked, false)),
+            None => Some((heard.at, heard.rests)),
+        }
+    }
+}
+
+impl Signs {
+    pub fn subscribe(&self) -> watch::Receiver<Known> {
+        self.0.subscribe()
+    }
+
+    pub fn heard(&self, heard: Heard) {
+        self.0.send_modify(|known| known.heard = Some(heard));
+    }
+
+    /// By its last sign, where this is its vote.
+    pub fn leader_rests(&self, vote: Vote<u64>) -> bool {
+        let heard = self.0.borrow().heard;
+        heard.is_some_and(|heard| heard.rests && heard.vote == vote)
+    }
+
+    /// Asks something of the leader.
+    pub async fn asking<T, E>(&self, ask: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+        self.0.send_if_modified(|known| {
+            // One that doesn't rest gives a sign in any case.
+            let Some(heard) = known.heard.filter(|heard| heard.rests) else {
+                return false;
+            };
+            let first = known.asked.is_none_or(|asked| asked <= heard.at);
+            if first {
+                known.asked = Some(Instant::now());
+            }
+            first
+        });
+        let answer = ask.await;
+        if answer.is_ok() {
+            self.0
+                .send_if_modified(|known| known.asked.take().is_some());
+        }
+        answer
+    }
+}
 
 /// Set where a voter has refused this node since it knows of entries that this one doesn't: it lets that one go first.
 pub(super) type Behind = Arc<AtomicBool>;
@@ -59,8 +119,8 @@ pub(super) type Behind = Arc<AtomicBool>;
 /// How long a node waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Waits {
-    /// For the leader that it believes in.
-    ForLeader,
+    /// For the leader that it believes in, which rests or doesn't.
+    ForLeader { rests: bool },
     /// For what becomes of an election, after so many that have come to nothing.
     ForElection(u32),
 }
@@ -69,7 +129,8 @@ impl Waits {
     /// Since the last sign of whoever it waits for. `luck`: a number below what it is given.
     fn patience(self, luck: impl FnOnce(u64) -> u64) -> Duration {
         let (least, spread) = match self {
-            Self::ForLeader => (LEASE + SLACK, SPREAD),
+            Self::ForLeader { rests: false } => (LEASE + SLACK, SPREAD),
+            Self::ForLeader { rests: true } => (LEASE_AT_REST, SPREAD),
             Self::ForElection(failed) => {
                 let times = failed.clamp(1, ROUNDS_GROW_TO);
                 (ROUND * times, SPREAD * times)
@@ -84,13 +145,13 @@ fn luck(below: u64) -> u64 {
 }
 
 /// What a node waits for; None: it leads, or has no vote.
-fn waits(now: &RaftServerMetrics<u64, BasicNode>, failed: u32) -> Option<Waits> {
+fn waits(now: &RaftServerMetrics<u64, BasicNode>, rests: bool, failed: u32) -> Option<Waits> {
     let mut voters = now.membership_config.voter_ids();
     if now.state == ServerState::Leader || !voters.any(|voter| voter == now.id) {
         return None;
     }
     match now.vote.is_committed() {
-        true => Some(Waits::ForLeader),
+        true => Some(Waits::ForLeader { rests }),
         false => Some(Waits::ForElection(failed)),
     }
 }
@@ -98,7 +159,7 @@ fn waits(now: &RaftServerMetrics<u64, BasicNode>, failed: u32) -> Option<Waits> 
 /// Until the replica is gone.
 pub(super) async fn elect_in_time(
     leader: Leader,
-    mut heard: watch::Receiver<Option<Heard>>,
+    mut signs: watch::Receiver<Known>,
     behind: Behind,
 ) {
     let mut metrics = leader.raft.server_metrics();
@@ -113,10 +174,10 @@ pub(super) async fn elect_in_time(
                 failed = 0;
             }
         }
-        let sign = *heard.borrow_and_update();
-        let sign = sign.filter(|heard| heard.vote == now.vote);
-        let since = sign.map_or(changed_at, |heard| heard.at.max(changed_at));
-        let what = waits(&now, failed);
+        let since = signs.borrow_and_update().since(now.vote);
+        let (since, rests) = since.unwrap_or((changed_at, false));
+        let since = since.max(changed_at);
+        let what = waits(&now, rests, failed);
         if waiting.map(|(what, since, _)| (what, since)) != what.map(|what| (what, since)) {
             waiting = what.map(|what| (what, since, since + what.patience(luck)));
         }
@@ -129,7 +190,7 @@ pub(super) async fn elect_in_time(
         tokio::select! {
             biased;
             changed = metrics.changed() => if changed.is_err() { return },
-            changed = heard.changed() => if changed.is_err() { return },
+            changed = signs.changed() => if changed.is_err() { return },
             () = due => {
                 if behind.swap(false, Ordering::Relaxed) {
                     waiting = waiting.map(|(what, since, due)| (what, since, due + SPREAD));
@@ -152,10 +213,11 @@ mod tests {
     #[test]
     fn a_dead_leaders_place_is_taken_within_two_seconds_though_nobody_wins_the_first_round() {
         let last = |below: u64| below - 1;
-        let waited = Waits::ForLeader.patience(last) + Waits::ForElection(1).patience(last);
+        let waited =
+            Waits::ForLeader { rests: false }.patience(last) + Waits::ForElection(1).patience(last);
         // Two rounds' writes to disk take the rest.
         assert!(waited < Duration::from_millis(1_900), "{waited:?}");
-        assert!(Waits::ForLeader.patience(|_| 0) > LEASE);
+        assert!(Waits::ForLeader { rests: false }.patience(|_| 0) > LEASE);
     }
 
     #[test]

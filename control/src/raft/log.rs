@@ -12,6 +12,7 @@ use openraft::{
 
 use super::Types;
 use super::disk::{self, Disk, DiskError, LOG};
+use super::rest::Rest;
 use crate::state::encoding;
 
 /// Of the newest entries, so many bytes are kept in memory: each is read once to be applied and once for each follower, mostly as soon as it is
@@ -25,6 +26,7 @@ pub(super) struct LogStore {
     /// What openraft asks for at start and after each change; the disk has the same.
     ends: Arc<Mutex<Ends>>,
     recent: Arc<Mutex<Recent>>,
+    rest: Arc<Rest>,
 }
 
 /// The newest entries, one after the other.
@@ -84,8 +86,8 @@ struct Ends {
 }
 
 impl LogStore {
-    /// Reads where the log begins and ends.
-    pub async fn new(disk: Disk) -> Result<Self, DiskError> {
+    /// Reads where the log begins and ends. `rest`: ends with each entry.
+    pub async fn new(disk: Disk, rest: Arc<Rest>) -> Result<Self, DiskError> {
         let purged = disk.get::<LogId<u64>>("purged").await?;
         let committed = disk.get::<LogId<u64>>("committed").await?;
         let newest = disk.newest().await?;
@@ -102,6 +104,7 @@ impl LogStore {
             disk,
             ends: Arc::new(Mutex::new(ends)),
             recent: Arc::default(),
+            rest,
         })
     }
 
@@ -196,6 +199,7 @@ impl RaftLogStorage<Types> for LogStore {
         I: IntoIterator<Item = Entry<Types>> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
+        self.rest.ends();
         let mut last = None;
         let (mut encoded, mut recent) = (Vec::new(), Vec::new());
         for entry in entries {

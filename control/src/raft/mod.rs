@@ -22,6 +22,7 @@ mod machine;
 mod mark;
 mod members;
 mod peers;
+mod rest;
 mod seal;
 
 use std::collections::BTreeMap;
@@ -38,8 +39,9 @@ use tokio::time::Instant;
 use crate::state::{Change, Command, NodeId, Outcome, Refusal, State, encoding};
 
 use batch::{Answers, Batch, Leader, Proposals};
-use election::{Behind, Heard, Heartbeats};
+use election::{Behind, Heard, Signs};
 use peers::{Peers, Reply, Request};
+use rest::Rest;
 
 pub use disk::DiskError;
 pub use executor::{DiskThread, Executor, Work};
@@ -51,8 +53,11 @@ pub use peers::{NoPeers, Transport, TransportError};
 /// writes go on within two seconds of a leader's death. Two signs may be lost before that; and it is as long as those two seconds allow, for
 /// whatever delays a sign by more, a slow disk or a node that has too much to do, costs an election.
 pub(crate) const LEASE: Duration = Duration::from_millis(1_100);
-/// Between a leader's signs of life. Also how often an idle replica wakes up.
+/// Between a leader's signs of life, unless it rests ([`rest`]).
 pub(crate) const HEARTBEAT: Duration = Duration::from_millis(360);
+/// A peer takes entries within this, or they are sent again: a write to a slow disk. openraft looks whether a leader that was removed is to step
+/// down at one and a half times this.
+const APPEND_TIMEOUT: Duration = Duration::from_millis(500);
 /// Entries between snapshots: replaying this many takes some 10 ms, writing a snapshot of a thousand containers about as long.
 pub(crate) const ENTRIES_PER_SNAPSHOT: u64 = 2000;
 /// Entries kept behind a snapshot for peers that lag a little.
@@ -117,7 +122,7 @@ pub struct Replica {
     proposals: Proposals,
     disk: disk::Disk,
     shared: Arc<Shared>,
-    heartbeats: Heartbeats,
+    rest: Arc<Rest>,
 }
 
 /// How a replica begins, and reaches others.
@@ -176,15 +181,16 @@ impl Replica {
             state: RwLock::default(),
             observer,
         });
-        let log = log::LogStore::new(disk.clone()).await?;
+        let rest = Rest::new();
+        let log = log::LogStore::new(disk.clone(), Arc::clone(&rest)).await?;
         let is_new = log.last_index().is_none();
         let machine = machine::Machine::restore(disk.clone(), Arc::clone(&shared)).await?;
         let millis = |duration: Duration| duration.as_millis() as u64;
         let (per_snapshot, kept) = snapshots();
         let config = Config {
             cluster_name: "hearth".into(),
-            // openraft looks whether one is due at one and a half times this, and at no other time.
-            heartbeat_interval: millis(HEARTBEAT) * 2 / 3,
+            heartbeat_interval: millis(APPEND_TIMEOUT),
+            enable_heartbeat: false,
             enable_elect: false,
             // How long a vote is waited for; and how long voters refuse others.
             election_timeout_min: millis(LEASE) - 1,
@@ -197,7 +203,7 @@ impl Replica {
         let unavailable = |e: &dyn std::fmt::Display| ReplicaError::Unavailable(e.to_string());
         let config = config.validate().map_err(|e| unavailable(&e))?;
         let behind = Behind::default();
-        let peers = Peers::new(start.transport, Arc::clone(&behind));
+        let peers = Peers::new(start.transport, Arc::clone(&behind), Arc::clone(&rest));
         let raft = Raft::new(node.0, Arc::new(config), peers.clone(), log, machine)
             .await
             .map_err(|e| unavailable(&e))?;
@@ -211,6 +217,7 @@ impl Replica {
             node,
             raft,
             peers,
+            signs: Signs::default(),
             last_moment: Arc::default(),
         };
         if leader.is_alone() && !is_new {
@@ -218,14 +225,12 @@ impl Replica {
             let elected = leader.raft.trigger().elect().await;
             elected.map_err(|e| unavailable(&e))?;
         }
-        let heartbeats = Heartbeats::default();
-        tokio::spawn(election::elect_in_time(
-            leader.clone(),
-            heartbeats.subscribe(),
-            behind,
-        ));
+        let signs = leader.signs.subscribe();
+        tokio::spawn(election::elect_in_time(leader.clone(), signs, behind));
+        tokio::spawn(rest::give_signs(leader.clone(), Arc::clone(&rest)));
+        leader.ask_for_signs();
         Ok(Self {
-            heartbeats,
+            rest,
             proposals: Proposals::to(leader.clone(), disk.starts),
             leader,
             disk,
@@ -270,33 +275,65 @@ impl Replica {
     async fn reply(&self, request: Request) -> Reply {
         let raft = &self.leader.raft;
         match request {
-            Request::Append(request) => {
+            Request::Append(request, rests) => {
                 let vote = request.vote;
-                self.heard(vote);
+                self.heard(vote, rests);
                 let appended = raft.append_entries(request).await;
-                self.heard(vote);
+                self.heard(vote, rests);
                 Reply::Append(appended)
             }
             Request::Vote(request) => Reply::Vote(raft.vote(request).await),
             Request::Snapshot(chunk) => {
                 let request = InstallSnapshotRequest::from(chunk);
                 let vote = request.vote;
-                self.heard(vote);
+                self.heard(vote, false);
                 let installed = raft.install_snapshot(request).await;
-                self.heard(vote);
+                self.heard(vote, false);
                 Reply::Snapshot(installed)
             }
             Request::Propose(batch) => Reply::Proposed(self.leader.commit_here(batch).await),
-            Request::Committed => Reply::Committed(self.leader.committed_here().await),
+            Request::Committed => {
+                let committed = self.leader.committed_here().await;
+                if committed.is_ok() && self.rest.rests() {
+                    // Whoever asks waits until it has heard of that.
+                    if let Err(error) = raft.trigger().heartbeat().await {
+                        tracing::debug!(%error, "telling what is committed");
+                    }
+                }
+                Reply::Committed(committed)
+            }
+            Request::Started => {
+                self.rest.ends();
+                Reply::Heard
+            }
+            Request::Look => {
+                if let Err(error) = self.leader.barrier().await {
+                    tracing::debug!(%error, "looking whether the leader answers");
+                }
+                Reply::Heard
+            }
         }
     }
 
     /// A sign of life, of the leader if that is its vote: before its entries are written and after, since a slow disk isn't the leader's death.
-    fn heard(&self, vote: Vote<u64>) {
+    fn heard(&self, vote: Vote<u64>, rests: bool) {
         if self.leader.raft.server_metrics().borrow().vote == vote {
             let at = Instant::now();
-            self.heartbeats.send_replace(Some(Heard { vote, at }));
+            self.leader.signs.heard(Heard { vote, at, rests });
         }
+    }
+
+    /// Asks something of the leader. Where no answer comes, its silence counts, though it may rest.
+    pub async fn asking_leader<T, E>(
+        &self,
+        ask: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        self.leader.signs.asking(ask).await
+    }
+
+    /// Whoever leads has had nothing to do for a while, as far as this node knows.
+    pub fn rests(&self) -> bool {
+        self.rest.rests() || self.leader.follows_one_that_rests()
     }
 
     /// Waits until everything is applied here that was acknowledged anywhere before: what is read then is no older than that.

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::Types;
 use super::batch::{Batch, Committed, NotNow};
 use super::election::Behind;
+use super::rest::Rest;
 use crate::state::{NodeId, encoding};
 
 /// How a replica reaches another one.
@@ -92,9 +93,14 @@ impl From<Chunk> for InstallSnapshotRequest<Types> {
 /// What one replica asks of another.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Request {
-    Append(AppendEntriesRequest<Types>),
+    /// And whether the leader rests.
+    Append(AppendEntriesRequest<Types>, bool),
     Vote(VoteRequest<u64>),
     Snapshot(Chunk),
+    /// A node has started, and waits for signs of a leader.
+    Started,
+    /// Of a voter: look whether the leader still answers. Whoever asks this has no answer, and no vote.
+    Look,
     /// Of the leader: commit this.
     Propose(Batch),
     /// Of the leader: up to where the log is committed now.
@@ -106,11 +112,11 @@ impl Request {
     pub fn speaks_for(&self) -> Option<u64> {
         let leader = |vote: &Vote<u64>| vote.leader_id().voted_for();
         match self {
-            Self::Append(request) => leader(&request.vote),
+            Self::Append(request, _) => leader(&request.vote),
             Self::Vote(request) => leader(&request.vote),
             Self::Snapshot(chunk) => leader(&chunk.vote),
             Self::Propose(batch) => Some(batch.proposer.0),
-            Self::Committed => None,
+            Self::Committed | Self::Started | Self::Look => None,
         }
     }
 }
@@ -125,6 +131,8 @@ pub(super) enum Reply {
     Snapshot(Answered<InstallSnapshotResponse<u64>, InstallSnapshotError>),
     Proposed(Result<Committed, NotNow>),
     Committed(Result<u64, NotNow>),
+    /// Nothing else is to be said to [`Request::Started`] and [`Request::Look`].
+    Heard,
     /// The request made no sense.
     Refused(String),
 }
@@ -134,6 +142,7 @@ pub(super) enum Reply {
 pub(super) struct Peers {
     transport: Arc<dyn Transport>,
     behind: Behind,
+    rest: Arc<Rest>,
 }
 
 /// The way to one.
@@ -143,11 +152,16 @@ pub(super) struct Peer {
     node: NodeId,
     address: String,
     behind: Behind,
+    rest: Arc<Rest>,
 }
 
 impl Peers {
-    pub fn new(transport: Arc<dyn Transport>, behind: Behind) -> Self {
-        Self { transport, behind }
+    pub fn new(transport: Arc<dyn Transport>, behind: Behind, rest: Arc<Rest>) -> Self {
+        Self {
+            transport,
+            behind,
+            rest,
+        }
     }
 
     pub fn peer(&self, node: u64, at: &BasicNode) -> Peer {
@@ -156,11 +170,16 @@ impl Peers {
             node: NodeId(node),
             address: at.addr.clone(),
             behind: Arc::clone(&self.behind),
+            rest: Arc::clone(&self.rest),
         }
     }
 }
 
 impl Peer {
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
     pub async fn ask(&self, request: &Request) -> Result<Reply, TransportError> {
         let failed = |e: encoding::EncodingError| TransportError(e.to_string());
         let request = encoding::encode(request).map_err(failed)?;
@@ -214,7 +233,9 @@ impl RaftNetwork<Types> for Peer {
         request: AppendEntriesRequest<Types>,
         _: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, RPCError<u64, BasicNode, RaftError<u64>>> {
-        self.rpc(Request::Append(request), |reply| match reply {
+        self.rest.gives_sign();
+        let request = Request::Append(request, self.rest.rests());
+        self.rpc(request, |reply| match reply {
             Reply::Append(answer) => Some(answer),
             _ => None,
         })

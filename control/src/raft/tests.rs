@@ -10,6 +10,7 @@ use openraft::testing::StoreBuilder;
 use super::disk::Disk;
 use super::log::LogStore;
 use super::machine::Machine;
+use super::rest::Rest;
 use super::{DiskThread, Executor, NoPeers, Observer, Replica, Shared, Start, Types, Work};
 use crate::state::{Change, Command, Outcome, Refusal, State, Stored, Telling, What};
 
@@ -23,7 +24,7 @@ impl StoreBuilder<Types, LogStore, Machine, tempfile::TempDir> for Empty {
         let dir = tempfile::tempdir().unwrap();
         let thread = Arc::new(DiskThread::start().unwrap());
         let disk = Disk::open(dir.path().into(), 0, thread).await.unwrap();
-        let log = LogStore::new(disk.clone()).await.unwrap();
+        let log = LogStore::new(disk.clone(), Rest::new()).await.unwrap();
         let shared = Arc::new(Shared {
             state: Default::default(),
             observer: Arc::new(Nobody),

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::disk::Faults;
 use super::hooks::{one_in, pick, set_clocks_alike, set_clocks_wrong_by, trusts_the_disk};
+use super::host::Host;
 use super::network::Weather;
 use super::world::World;
 
@@ -32,6 +33,8 @@ const FOR_GOOD_MS: std::ops::Range<u64> = 60_000..120_000;
 const ROLL_AWAY_MS: std::ops::Range<u64> = 300..3_000;
 /// A bad cable's link is up and down for so long, milliseconds: less than a heartbeat's interval to more than a lease.
 const FLAPS_MS: std::ops::Range<u64> = 50..2_000;
+/// Nobody asks for anything for so long, milliseconds, before the leader dies in the end, or about.
+const RESTS_MS: std::ops::Range<u64> = 5_000..25_000;
 /// Wall clocks are set wrong by so many seconds, at most, either way: a week.
 const WRONG_S: u64 = 7 * 24 * 3600;
 
@@ -50,6 +53,9 @@ pub async fn run(world: &mut World, measured: &mut Measured) -> Result<(), Strin
     busy(world, Duration::from_secs(3)).await?;
     // Where that is the mistake to be found, there is more to be mistaken about.
     let rots = (trusts_the_disk() || one_in(2)).then(|| pick(0..world.hosts.len() as u64) as usize);
+    if let Some(rots) = rots {
+        world.hosts[rots].is_unsound = true;
+    }
     let strokes = pick(STROKES);
     // Where one rots, it does so at least once.
     let rots_at = pick(0..strokes);
@@ -65,6 +71,7 @@ pub async fn run(world: &mut World, measured: &mut Measured) -> Result<(), Strin
     world.network.heal();
     for host in &mut world.hosts {
         host.set_faults(Faults::default());
+        host.is_unsound = false;
         host.come_back();
     }
     set_clocks_alike();
@@ -101,21 +108,38 @@ async fn rest(world: &mut World) -> Result<(), String> {
 }
 
 async fn lose_leader(world: &mut World, measured: &mut Measured) -> Result<(), String> {
-    // Until each has a lease that is as old as it may be.
-    busy(world, Duration::from_millis(pick(3_000..6_000))).await?;
+    let busy_before = one_in(2);
+    // Where nobody does, the nodes themselves are to find that it is dead.
+    let asks = busy_before || one_in(2);
+    if busy_before {
+        // Until each has a lease that is as old as it may be.
+        busy(world, Duration::from_millis(pick(3_000..6_000))).await?;
+    } else {
+        // Until the leader rests, mostly.
+        world.pass(Duration::from_millis(pick(RESTS_MS))).await?;
+        let rests = world
+            .hosts
+            .iter()
+            .filter_map(Host::replica)
+            .any(|it| it.rests());
+        world.truth.note("nobody has asked for anything", &rests);
+    }
     let Some(leader) = world.leader() else {
         return Err("nobody leads, and nothing is wrong".to_owned());
     };
     let moving = world.pods_that_move(leader);
     world.hosts[leader].lose_power(Duration::from_secs(40));
     let began = Instant::now();
-    let Some((_, controller)) = world.some_controller(Some(leader)) else {
-        return Err("nobody serves, and nothing is wrong".to_owned());
-    };
-    world.clients.write(&controller).await;
-    let took = began.elapsed();
-    world.truth.note("writes again after", &took);
-    measured.writes_again.push(took);
+    let mut took = None;
+    if asks {
+        let Some((_, controller)) = world.some_controller(Some(leader)) else {
+            return Err("nobody serves, and nothing is wrong".to_owned());
+        };
+        world.clients.write(&controller).await;
+        took = Some(began.elapsed());
+        world.truth.note("writes again after", &took);
+        measured.writes_again.extend(took);
+    }
     let own = world.hosts[leader].node();
     for id in moving {
         let elsewhere = |world: &World| world.truth.runs(&id).is_some_and(|(at, _)| at != own);
@@ -123,7 +147,7 @@ async fn lose_leader(world: &mut World, measured: &mut Measured) -> Result<(), S
         measured.elsewhere.push(began.elapsed());
     }
     let slowest = measured.elsewhere.iter().max().copied();
-    if took > WRITES_AGAIN {
+    if let Some(took) = took.filter(|it| *it > WRITES_AGAIN) {
         return Err(format!("writes went on after {took:?} only"));
     }
     if let Some(slowest) = slowest.filter(|it| *it > ELSEWHERE) {

@@ -137,10 +137,12 @@ impl Disk {
         self.bytes().opened += 1;
     }
 
-    /// Power is lost, and with it what is not durable: none of it, all, or any part.
-    pub fn lose_power(&self) {
+    /// Power is lost, and with it what is not durable: none of it, all, or any part. `rots`: a bit may flip of what was under way. True: one
+    /// has; redb's head, which is written with every commit, tells of the commit before as well, so that neither may be left.
+    pub fn lose_power(&self, rots: bool) -> bool {
         let mut bytes = self.bytes();
         bytes.opened += 1;
+        let mut flipped = false;
         let lost = pick(0..4);
         for mut change in std::mem::take(&mut bytes.unsynced) {
             let keeps = match lost {
@@ -155,14 +157,16 @@ impl Disk {
                 if one_in(3) {
                     let sectors = (data.len() / SECTOR) as u64;
                     data.truncate(pick(0..sectors + 1) as usize * SECTOR);
-                } else if one_in(10) && !data.is_empty() {
+                } else if rots && one_in(10) && !data.is_empty() {
                     let at = pick(0..data.len() as u64) as usize;
                     data[at] ^= 1 << pick(0..8);
+                    flipped = true;
                 }
             }
             change.apply(&mut bytes.durable);
         }
         bytes.shown = bytes.durable.clone();
+        flipped
     }
 }
 

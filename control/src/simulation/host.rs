@@ -26,7 +26,9 @@ pub struct Host {
     pub(super) is_off: bool,
     /// No control has run since it was switched on.
     pub(super) fresh: bool,
-    /// Bits of its disk have flipped.
+    /// Bits of its disk may flip.
+    pub(super) is_unsound: bool,
+    /// They have.
     pub(super) rots: bool,
 }
 
@@ -39,6 +41,7 @@ impl Host {
             again: None,
             is_off: true,
             fresh: true,
+            is_unsound: false,
             rots: false,
         }
     }
@@ -133,8 +136,9 @@ impl Host {
         if let Some(control) = self.control.take() {
             control.kill();
         }
-        self.site.disk.lose_power();
-        self.site.mark.lose_power();
+        self.rots |= self.site.disk.lose_power(self.is_unsound);
+        // A torn mark is one that is older, or none.
+        self.site.mark.lose_power(true);
         self.site.machine.lose_power();
         self.is_off = true;
         self.again = Some(Instant::now() + again);
