@@ -7,6 +7,7 @@
 //! each proposer's last: what is asked twice is done once.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -250,12 +251,11 @@ impl Leader {
         }
     }
 
-    /// Has the voters ask the leader something, if this node has no vote and has asked `leads` for a while; for ever.
-    async fn have_voters_look(&self, leads: Option<u64>) {
+    /// Has the voters ask the leader something, if this node has no vote, and asks one that rests for a while already. Never returns.
+    async fn have_voters_look(&self) {
         tokio::time::sleep(LOOK_AFTER).await;
-        let voters = self.voters();
         if self.follows_one_that_rests() && !self.votes() {
-            for voter in voters.into_iter().filter(|it| Some(it.node().0) != leads) {
+            for voter in self.voters() {
                 tokio::spawn(async move {
                     if let Err(error) = voter.ask(&Request::Look).await {
                         tracing::debug!(%error, "having a voter look for the leader");
@@ -287,6 +287,7 @@ impl Leader {
     ) -> Result<T, ReplicaError> {
         let deadline = Instant::now() + LEADER_PATIENCE;
         let mut metrics = self.raft.server_metrics();
+        let mut look = pin!(self.have_voters_look());
         loop {
             let (leads, peer) = {
                 let now = metrics.borrow_and_update();
@@ -317,7 +318,7 @@ impl Leader {
                     Err(NotNow(why)) => why,
                 },
                 () = another_leads(changes, leads) => "the leader has changed".into(),
-                () = self.have_voters_look(leads) => continue,
+                () = &mut look => continue,
                 () = tokio::time::sleep_until(deadline) => "the leader does not answer".into(),
             };
             if let Err(fatal) = &self.raft.metrics().borrow().running_state {

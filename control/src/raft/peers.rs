@@ -176,10 +176,6 @@ impl Peers {
 }
 
 impl Peer {
-    pub fn node(&self) -> NodeId {
-        self.node
-    }
-
     pub async fn ask(&self, request: &Request) -> Result<Reply, TransportError> {
         let failed = |e: encoding::EncodingError| TransportError(e.to_string());
         let request = encoding::encode(request).map_err(failed)?;

@@ -95,7 +95,8 @@ impl Rest {
         let now = self.now();
         match now.news.elapsed() < RESTS_AFTER + TELLS_FOR {
             true => all + HEARTBEAT,
-            false => (now.sign + SIGN).min(all + SIGN_TO_ALL),
+            // To those who are out of reach none goes out.
+            false => (now.sign.max(all) + SIGN).min(all + SIGN_TO_ALL),
         }
     }
 }

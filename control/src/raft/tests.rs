@@ -2,6 +2,7 @@
 
 pub(crate) mod cluster;
 mod damage;
+mod rest;
 
 use std::sync::{Arc, Mutex};
 

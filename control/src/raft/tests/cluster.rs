@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ pub(crate) struct Network {
     cut: Mutex<BTreeSet<(NodeId, NodeId)>>,
     /// So many answers are lost on the way, those of openraft's own requests aside.
     lost_answers: Mutex<u32>,
+    /// So many requests were asked.
+    carried: AtomicU64,
 }
 
 /// A node's end of it.
@@ -47,6 +50,7 @@ impl Transport for End {
     async fn call(&self, to: NodeId, _: &str, request: Bytes) -> Result<Bytes, TransportError> {
         let lost = || TransportError("nothing gets through".into());
         let network = self.network.upgrade().ok_or_else(lost)?;
+        network.carried.fetch_add(1, Ordering::Relaxed);
         let passes = |from, to| !network.cut.lock().unwrap().contains(&(from, to));
         let peer = network.replicas.lock().unwrap().get(&to).cloned();
         let peer = peer.filter(|_| passes(self.node, to)).ok_or_else(lost)?;
@@ -160,6 +164,11 @@ impl Cluster {
                 }
             }
         }
+    }
+
+    /// How many requests were asked, so far.
+    pub(crate) fn carried(&self) -> u64 {
+        self.network.carried.load(Ordering::Relaxed)
     }
 
     /// Whether anything gets through.
