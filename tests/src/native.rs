@@ -110,18 +110,25 @@ impl Native {
     /// `insecure` ones.
     #[track_caller]
     pub fn start(ports: &[u16], insecure: &[String]) -> Self {
-        let started = Self::try_start(ports, insecure).inspect(Self::wait);
+        let started = Self::try_start(ports, insecure, "").inspect(Self::wait);
         started.unwrap_or_else(|error| panic!("can't start a node without a machine: {error:#}"))
     }
 
-    fn try_start(ports: &[u16], insecure: &[String]) -> Result<Self> {
+    /// The same, which reaches nothing, with more at the end of its `hearth.toml`.
+    #[track_caller]
+    pub fn configured(more: &str) -> Self {
+        let started = Self::try_start(&[], &[], more).inspect(Self::wait);
+        started.unwrap_or_else(|error| panic!("can't start a node without a machine: {error:#}"))
+    }
+
+    fn try_start(ports: &[u16], insecure: &[String], more: &str) -> Result<Self> {
         let dir = tempfile::Builder::new()
             .prefix("native-")
             .tempdir_in(crate::work_folder())?
             .keep();
         let hostname = "hearth-1";
         let identity = Identity::open(&dir.join("identity"), hostname)?;
-        let configuration = identity.configuration(insecure);
+        let configuration = identity.configuration(insecure) + more;
         Self::inhabit(dir, hostname, identity, configuration, None, ports)
     }
 

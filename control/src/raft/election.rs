@@ -172,6 +172,8 @@ pub(super) async fn elect_in_time(
             (vote, changed_at) = (Some(now.vote), Instant::now());
             if now.vote.is_committed() {
                 failed = 0;
+                // Of an election that is over.
+                behind.store(false, Ordering::Relaxed);
             }
         }
         let since = signs.borrow_and_update().since(now.vote);
