@@ -205,9 +205,10 @@ impl Controller {
         name: Option<ContainerName>,
         image: &str,
         image_name: &str,
-        spec: ContainerSpec,
+        mut spec: ContainerSpec,
     ) -> Result<ContainerId, Error> {
         let quotas = self.inner.quotas.get_or_init(Quotas::default);
+        quotas.grade(tenant, &mut spec);
         let _turn = quotas.admit(tenant, &spec, || self.state()).await?;
         let id = ContainerId::from_random(entropy::random());
         let mut container = NewContainer {

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::scheduler::{Band, Counted, OverQuota, Quota, Resource, Resources, Usage, Wishes};
+use crate::scheduler::{
+    Band, Counted, OverQuota, PRIORITY, Quota, Resource, Resources, Usage, Wishes,
+};
 use crate::state::{ContainerSpec, State, Tenant};
 
 /// See the module's page.
@@ -29,6 +31,16 @@ impl Quotas {
                 .map(|(tenant, quota)| (tenant, (quota, Mutex::default())))
                 .collect(),
             layer_bytes,
+        }
+    }
+
+    /// Gives a container that says nothing of its priority the highest that its tenant may have, where that is below what it would have without
+    /// a word.
+    pub fn grade(&self, tenant: &Tenant, spec: &mut ContainerSpec) {
+        let highest = self.of.get(tenant).and_then(|(quota, _)| quota.highest);
+        if let Some(highest) = highest.filter(|highest| *highest < Band::Production) {
+            let label = spec.labels.entry(PRIORITY.to_owned());
+            label.or_insert_with(|| highest.name().to_owned());
         }
     }
 

@@ -42,7 +42,7 @@ pub use priority::{Band, InvalidPriority, Priority};
 pub use quota::{Counted, OverQuota, Quota, Usage};
 pub use request::{Alike, Group, Request, Wants};
 pub use resources::{AskedFor, Bounds, Resource, Resources, UNNAMED};
-pub use wishes::{WishError, Wishes, default_spread, is_wish};
+pub use wishes::{PRIORITY, WishError, Wishes, default_spread, is_wish};
 
 use crate::state::{NodeId, PodId};
 use class::{Classes, Hopeless, Needs};

@@ -72,7 +72,8 @@ pub enum WishError {
 
 const CONSTRAINT: &str = "hearth.constraint.";
 const SPREAD: &str = "hearth.spread";
-const PRIORITY: &str = "hearth.priority";
+/// Names a pod's [`Priority`].
+pub const PRIORITY: &str = "hearth.priority";
 const FAILOVER: &str = "hearth.failover";
 /// Labels that say which service a container is of, and those that say whose that service is.
 const SERVICES: [(&str, Option<&str>); 2] = [

@@ -62,11 +62,16 @@ async fn bounded(dir: &std::path::Path) -> Node {
 async fn a_tenant_is_told_what_it_has_too_much_of_and_may_have_it_once_something_is_gone() {
     let dir = tempfile::tempdir().unwrap();
     let node = bounded(dir.path()).await;
-    let batch = |memory, cpus| ContainerSpec {
-        labels: of_priority("batch").labels,
-        ..spec(memory, cpus)
-    };
+    // What says nothing of its priority has the highest that it may.
+    let batch = spec;
     let first = asks(&node, "acme", batch(6, 1)).await.unwrap();
+    let labels = node
+        .controller
+        .state()
+        .containers
+        .get(&first)
+        .map(|it| it.spec.labels.clone());
+    assert_eq!(labels, Some(of_priority("batch").labels));
     let refused = asks(&node, "acme", batch(3, 1)).await.unwrap_err();
     let words = "memory quota exceeded: tenant acme has 6 GiB of at most 8 GiB, and this asks for 3 GiB more";
     assert!(refused.starts_with(words), "{refused}");
