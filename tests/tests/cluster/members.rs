@@ -1,12 +1,13 @@
 //! Several nodes as one, without machines: who belongs together, what all see, and what goes on when some are gone.
 
+mod losses;
+mod moves;
+
 use std::io::Write;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Instant;
 
 use hearth_tests::docker::{Docker, Running};
-use hearth_tests::native::{self, Cluster, Native};
+use hearth_tests::native::{self, Cluster};
 use hearth_tests::process::eventually;
 
 use crate::{BUSYBOX, load_busybox};
@@ -89,6 +90,58 @@ fn leader(cluster: &Cluster, asked: usize) -> usize {
             .ok()?;
         Some(number - 1)
     })
+}
+
+/// What was of nodes, as docker's CLI shows it.
+fn node_events(docker: &Docker) -> String {
+    let attributes = r#"{{index .Actor.Attributes "name"}} {{index .Actor.Attributes "availability.old"}} {{index .Actor.Attributes "availability.new"}}"#;
+    let format = format!("{{{{.Action}}}} {attributes}");
+    let asked = [
+        "events",
+        "--since",
+        "1h",
+        "--until",
+        "0s",
+        "--filter",
+        "type=node",
+        "--filter",
+        "scope=swarm",
+        "--format",
+    ];
+    docker.ok(&[&asked[..], &[&format]].concat())
+}
+
+/// Waits until two nodes have what a container that may move is made from.
+#[track_caller]
+fn wait_for_copies(cluster: &Cluster, name: &str) {
+    let image = cluster
+        .docker(0)
+        .ok(&["inspect", "--format", "{{.Image}}", name]);
+    eventually("there is no second copy of its image", || {
+        let consoles = (0..NODES).map(|node| cluster.node(node).console());
+        let copies = consoles.map(|text| {
+            let of_it = |line: &&str| {
+                line.contains(&image)
+                    && (line.contains("image stored") || line.contains("image fetched"))
+            };
+            usize::from(text.lines().any(|line| of_it(&line)))
+        });
+        (copies.sum::<usize>() >= 2).then_some(())
+    });
+}
+
+/// The node that a container is on.
+fn try_place(cluster: &Cluster, name: &str) -> Option<usize> {
+    let format = "{{.Node.Name}}";
+    let docker = cluster.docker(0);
+    let told = docker.run(&["inspect", "--format", format, name]).text();
+    let number: usize = told.trim().strip_prefix("hearth-")?.parse().ok()?;
+    Some(number - 1)
+}
+
+#[track_caller]
+fn place(cluster: &Cluster, name: &str) -> usize {
+    eventually(&format!("{name} is nowhere"), || try_place(cluster, name))
 }
 
 #[test]
@@ -231,322 +284,6 @@ fn what_was_acknowledged_outlives_the_leader_and_others_go_on() {
     let listed = docker.ok(&["ps", "-a", "--format", "{{.Names}}"]);
     assert_eq!(listed.lines().count(), 12, "{listed}");
     docker.ok(&[&["rm"], listed.lines().collect::<Vec<_>>().as_slice()].concat());
-}
-
-#[test]
-fn two_of_three_gone_refuses_in_words_and_all_is_as_before_when_they_are_back() {
-    let Some(cluster) = cluster() else { return };
-    cluster
-        .docker(0)
-        .ok(&["create", "--name", "before", BUSYBOX, "true"]);
-    cluster.node(1).kill();
-    cluster.node(2).kill();
-    let docker = cluster.docker(0);
-    docker
-        .run(&["create", "--name", "lost", BUSYBOX, "true"])
-        .fails_saying(&["takes no commands"]);
-    docker.run(&["ps"]).fails_saying(&["takes no commands"]);
-    docker.ok(&["version"]);
-    cluster.restore();
-    for node in 0..NODES {
-        let names = cluster
-            .docker(node)
-            .ok(&["ps", "-a", "--format", "{{.Names}}"]);
-        let kept = names.lines().any(|name| name == "before");
-        assert!(kept, "{names}");
-    }
-    let docker = cluster.docker(1);
-    let names = docker.ok(&["ps", "-aq"]);
-    docker.ok(&[&["rm"], names.lines().collect::<Vec<_>>().as_slice()].concat());
-}
-
-#[test]
-fn a_node_that_starts_without_a_majority_says_so_until_there_is_one() {
-    let Some(cluster) = cluster() else { return };
-    let docker = cluster.docker(0);
-    docker.ok(&["create", "--name", "kept", BUSYBOX, "true"]);
-    for node in 0..NODES {
-        cluster.node(node).kill();
-    }
-    cluster.node(0).power_on();
-    let asked = |docker: &Docker| {
-        eventually("it says nothing", || {
-            let listed = docker.run(&["ps"]);
-            // Not yet listening.
-            (!listed.stderr.contains("connect")).then_some(listed)
-        })
-    };
-    asked(&docker).fails_saying(&["takes no commands", "waits for the others"]);
-    docker
-        .run(&["rm", "kept"])
-        .fails_saying(&["takes no commands"]);
-    cluster.restore();
-    for node in 0..NODES {
-        let names = ["ps", "-a", "--format", "{{.Names}}"];
-        assert_eq!(cluster.docker(node).ok(&names), "kept");
-    }
-    remove(&docker, &["kept"]);
-}
-
-#[test]
-fn all_go_down_together_and_come_back_with_everything() {
-    let Some(cluster) = cluster() else { return };
-    let names: Vec<String> = (0..NODES).map(|node| format!("up-{node}")).collect();
-    for (node, name) in names.iter().enumerate() {
-        let there = format!("hearth.constraint.on=node.hostname==hearth-{}", node + 1);
-        let options = ["--label", there.as_str(), "--restart", "always"];
-        run(&cluster.docker(node), name, &options);
-    }
-    let begun = Instant::now();
-    std::thread::scope(|scope| {
-        for node in 0..NODES {
-            let node = cluster.node(node);
-            scope.spawn(|| node.stop());
-        }
-    });
-    eprintln!("down after {:.1} s", begun.elapsed().as_secs_f32());
-    for node in 0..NODES {
-        let console = cluster.node(node).console();
-        let last = console.trim().lines().last().unwrap_or_default();
-        assert!(last.contains("stopped"), "{console}");
-    }
-    cluster.restore();
-    let docker = cluster.docker(0);
-    for name in &names {
-        becomes(&docker, name, "{{.State.Status}}", "running");
-    }
-    remove(&docker, &["up-0", "up-1", "up-2"]);
-}
-
-/// Takes one node after the other away and has it back, while clients of the others create containers: none is refused, none is lost, and
-/// none is made twice.
-#[track_caller]
-fn each_in_turn(cluster: &Cluster, kind: &str, take_away: impl Fn(&Native)) {
-    let made = Mutex::new(Vec::new());
-    for away in 0..NODES {
-        let goes_on = AtomicBool::new(true);
-        std::thread::scope(|scope| {
-            for other in (0..NODES).filter(|node| *node != away) {
-                let (made, goes_on) = (&made, &goes_on);
-                scope.spawn(move || {
-                    let docker = cluster.docker(other);
-                    let mut number = 0;
-                    while goes_on.load(Ordering::SeqCst) {
-                        let name = format!("{kind}-{away}-{other}-{number}");
-                        let created = docker.run(&["create", "--name", &name, BUSYBOX, "true"]);
-                        let id = created.exits(0).text().trim().to_owned();
-                        made.lock()
-                            .unwrap_or_else(PoisonError::into_inner)
-                            .push((id, name));
-                        number += 1;
-                    }
-                });
-            }
-            // Also where one of them fails.
-            let _stop = Finally(|| goes_on.store(false, Ordering::SeqCst));
-            take_away(cluster.node(away));
-            cluster.node(away).start_again();
-            cluster.wait_for_members(NODES);
-        });
-    }
-    let made = made.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let mut expected: Vec<String> = made
-        .iter()
-        .map(|(id, name)| format!("{id} {name}"))
-        .collect();
-    expected.sort_unstable();
-    assert!(expected.len() >= 2 * NODES, "{expected:?}");
-    for node in 0..NODES {
-        let arguments = ["ps", "-a", "--no-trunc", "--format", "{{.ID}} {{.Names}}"];
-        let listed = cluster.docker(node).ok(&arguments);
-        let mut found: Vec<&str> = listed.lines().collect();
-        found.sort_unstable();
-        assert_eq!(found, expected);
-    }
-    let ids: Vec<&str> = made.iter().map(|(id, _)| id.as_str()).collect();
-    cluster.docker(0).ok(&[&["rm"], ids.as_slice()].concat());
-}
-
-struct Finally<F: Fn()>(F);
-
-impl<F: Fn()> Drop for Finally<F> {
-    fn drop(&mut self) {
-        (self.0)();
-    }
-}
-
-#[test]
-fn each_node_restarted_in_turn_under_load_loses_refuses_and_repeats_nothing() {
-    let Some(cluster) = cluster() else { return };
-    each_in_turn(&cluster, "restarted", Native::stop);
-}
-
-#[test]
-fn each_node_killed_in_turn_under_load_loses_refuses_and_repeats_nothing() {
-    let Some(cluster) = cluster() else { return };
-    each_in_turn(&cluster, "killed", Native::kill);
-}
-
-#[test]
-fn what_a_policy_keeps_up_is_started_elsewhere_when_its_node_dies_and_nothing_else_is() {
-    let Some(cluster) = cluster() else { return };
-    let on = |node: usize| format!("hearth.constraint.on=node.hostname!=hearth-{}", node + 1);
-    // Not on the first, which is asked.
-    let elsewhere = ["--label", &on(0), "--restart", "always"];
-    run(&cluster.docker(0), "moves", &elsewhere);
-    let from = place(&cluster, "moves");
-    let there = format!("hearth.constraint.on=node.hostname==hearth-{}", from + 1);
-    let stays = [
-        "--label",
-        &there,
-        "--restart",
-        "always",
-        "--label",
-        "hearth.failover=never",
-    ];
-    run(&cluster.docker(0), "stays", &stays);
-    run(&cluster.docker(0), "plain", &["--label", &there]);
-    wait_for_copies(&cluster, "moves");
-    cluster.node(from).kill();
-    let docker = cluster.docker(0);
-    eventually("it isn't started elsewhere", || {
-        let now = try_place(&cluster, "moves")?;
-        let state = docker.run(&["inspect", "--format", "{{.State.Status}}", "moves"]);
-        (now != from && state.text().trim() == "running").then_some(())
-    });
-    assert_eq!(place(&cluster, "stays"), from);
-    assert_eq!(place(&cluster, "plain"), from);
-    cluster.node(from).start_again();
-    becomes(&docker, "stays", "{{.State.Status}}", "running");
-    becomes(
-        &docker,
-        "plain",
-        "{{.State.Status}} {{.State.ExitCode}}",
-        "exited 137",
-    );
-    // What it has written there is kept.
-    let old = format!("moves.hearth-{}", from + 1);
-    becomes(&docker, &old, "{{.State.Status}}", "exited");
-    assert_ne!(place(&cluster, "moves"), from);
-    remove(&docker, &["moves", "stays", "plain", &old]);
-}
-
-#[test]
-fn a_drained_node_gives_everything_away_that_may_move_and_takes_nothing() {
-    let Some(cluster) = cluster() else { return };
-    run(
-        &cluster.docker(0),
-        "drained",
-        &["--restart", "unless-stopped"],
-    );
-    let from = place(&cluster, "drained");
-    let docker = cluster.docker((from + 1) % NODES);
-    let hostname = format!("hearth-{}", from + 1);
-    docker.ok(&["node", "update", "--availability", "drain", &hostname]);
-    eventually("it isn't moved", || {
-        let state = docker.run(&["inspect", "--format", "{{.State.Status}}", "drained"]);
-        let moved = try_place(&cluster, "drained").is_some_and(|now| now != from);
-        (moved && state.text().trim() == "running").then_some(())
-    });
-    for number in 0..3 {
-        let name = format!("new-{number}");
-        run(&cluster.docker(from), &name, &[]);
-        assert_ne!(place(&cluster, &name), from);
-    }
-    docker.ok(&["node", "update", "--availability", "active", &hostname]);
-    // Every node tells of it, to its owner.
-    for node in 0..NODES {
-        for (old, new) in [("active", "drain"), ("drain", "active")] {
-            let words = format!("update {hostname} {old} {new}");
-            eventually("it isn't told", || {
-                let told = node_events(&cluster.docker(node));
-                told.lines().any(|line| line == words).then_some(())
-            });
-        }
-    }
-    let names = docker.ok(&["ps", "-a", "--format", "{{.Names}}"]);
-    remove(&docker, &names.lines().collect::<Vec<_>>());
-}
-
-/// What was of nodes, as docker's CLI shows it.
-fn node_events(docker: &Docker) -> String {
-    let attributes = r#"{{index .Actor.Attributes "name"}} {{index .Actor.Attributes "availability.old"}} {{index .Actor.Attributes "availability.new"}}"#;
-    let format = format!("{{{{.Action}}}} {attributes}");
-    let asked = [
-        "events",
-        "--since",
-        "1h",
-        "--until",
-        "0s",
-        "--filter",
-        "type=node",
-        "--filter",
-        "scope=swarm",
-        "--format",
-    ];
-    docker.ok(&[&asked[..], &[&format]].concat())
-}
-
-/// Waits until two nodes have what a container that may move is made from.
-#[track_caller]
-fn wait_for_copies(cluster: &Cluster, name: &str) {
-    let image = cluster
-        .docker(0)
-        .ok(&["inspect", "--format", "{{.Image}}", name]);
-    eventually("there is no second copy of its image", || {
-        let consoles = (0..NODES).map(|node| cluster.node(node).console());
-        let copies = consoles.map(|text| {
-            let of_it = |line: &&str| {
-                line.contains(&image)
-                    && (line.contains("image stored") || line.contains("image fetched"))
-            };
-            usize::from(text.lines().any(|line| of_it(&line)))
-        });
-        (copies.sum::<usize>() >= 2).then_some(())
-    });
-}
-
-/// The node that a container is on.
-fn try_place(cluster: &Cluster, name: &str) -> Option<usize> {
-    let format = "{{.Node.Name}}";
-    let docker = cluster.docker(0);
-    let told = docker.run(&["inspect", "--format", format, name]).text();
-    let number: usize = told.trim().strip_prefix("hearth-")?.parse().ok()?;
-    Some(number - 1)
-}
-
-#[track_caller]
-fn place(cluster: &Cluster, name: &str) -> usize {
-    eventually(&format!("{name} is nowhere"), || try_place(cluster, name))
-}
-
-#[test]
-fn a_node_that_is_cut_off_ends_what_others_start_and_nothing_else() {
-    let Some(cluster) = cluster() else { return };
-    run(&cluster.docker(0), "moves", &["--restart", "always"]);
-    let from = place(&cluster, "moves");
-    let there = format!("hearth.constraint.on=node.hostname==hearth-{}", from + 1);
-    run(&cluster.docker(0), "stays", &["--label", &there]);
-    let other = (from + 1) % NODES;
-    wait_for_copies(&cluster, "moves");
-    cluster.cut(from);
-    let docker = cluster.docker(other);
-    eventually("it isn't started elsewhere", || {
-        let format = "{{.Node.Name}} {{.State.Status}}";
-        let told = docker.run(&["inspect", "--format", format, "moves"]).text();
-        let (node, state) = told.trim().split_once(' ')?;
-        (node != format!("hearth-{}", from + 1) && state == "running").then_some(())
-    });
-    // By its own clock it was over there before.
-    let console = cluster.node(from).console();
-    assert!(console.contains("lease"), "{console}");
-    cluster.heal(from);
-    cluster.wait_for_members(NODES);
-    becomes(&docker, "stays", "{{.State.Status}}", "running");
-    let old = format!("moves.hearth-{}", from + 1);
-    becomes(&docker, &old, "{{.State.Status}}", "exited");
-    becomes(&docker, "moves", "{{.State.Status}}", "running");
-    remove(&docker, &["moves", "stays", &old]);
 }
 
 #[test]
