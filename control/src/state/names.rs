@@ -90,9 +90,6 @@ const SHORT: usize = 12;
 macro_rules! id {
     ($($name:ident),*) => {$(
         impl $name {
-            /// No id is less.
-            pub(super) const LEAST: Self = Self([0; 32]);
-
             /// The id made of 32 random bytes.
             pub fn from_random(bytes: [u8; 32]) -> Self {
                 Self(bytes)
