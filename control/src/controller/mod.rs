@@ -226,6 +226,8 @@ impl Controller {
         // A copy: while the leader makes a pass, commands aren't to wait for whoever waits for that.
         let state = State::clone(&self.state());
         let place = placement.place(&state, own, &container);
+        // Nor are they to copy what they change for as long as this one is under way.
+        drop(state);
         let (node, pending) = match &place {
             Place::On(node) => (Some(*node), String::new()),
             Place::Soon(why) | Place::Nowhere(why) => (None, why.clone()),

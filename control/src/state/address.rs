@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use rpds::RedBlackTreeMapSync;
+use super::tree::Tree;
 
 /// The pods' network, 10.88.0.0/14: private (RFC 1918), and beginning where podman's users already know to avoid it elsewhere. The lowest free
 /// address is given, so that a home never sees more of it than its first part, and whatever is connected by a longer prefix is reached first;
@@ -19,18 +19,18 @@ const LAST: u32 = Ipv4Addr::new(10, 91, 255, 254).to_bits();
 
 /// Addresses that nobody has, as ranges: first and last of each.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Gaps(RedBlackTreeMapSync<u32, u32>);
+pub(super) struct Gaps(Tree<u32, u32>);
 
 impl Default for Gaps {
     fn default() -> Self {
-        Self(RedBlackTreeMapSync::new_sync().insert(FIRST, LAST))
+        Self([(FIRST, LAST)].into_iter().collect())
     }
 }
 
 impl Gaps {
     /// The lowest address that nobody has.
     pub fn lowest(&self) -> Option<Ipv4Addr> {
-        let (first, _) = self.0.first()?;
+        let (first, _) = self.0.iter().next()?;
         Some(Ipv4Addr::from_bits(*first))
     }
 
@@ -40,12 +40,12 @@ impl Gaps {
         let Some((first, last)) = self.around(address) else {
             return;
         };
-        self.0.remove_mut(&first);
+        self.0.remove(&first);
         if first < address {
-            self.0.insert_mut(first, address - 1);
+            self.0.insert(first, address - 1);
         }
         if address < last {
-            self.0.insert_mut(address + 1, last);
+            self.0.insert(address + 1, last);
         }
     }
 
@@ -57,27 +57,27 @@ impl Gaps {
         }
         let (mut first, mut last) = (address, address);
         if let Some((below, _)) = self.around(address - 1) {
-            self.0.remove_mut(&below);
+            self.0.remove(&below);
             first = below;
         }
         if let Some((above, end)) = self.around(address + 1) {
-            self.0.remove_mut(&above);
+            self.0.remove(&above);
             last = end;
         }
-        self.0.insert_mut(first, last);
+        self.0.insert(first, last);
     }
 
     /// Somebody has all but the last few, of which there are so many. Returns how many there were.
     #[cfg(test)]
     pub fn leave(&mut self, few: u32) -> u32 {
         let free = self.0.iter().map(|(first, last)| last - first + 1).sum();
-        self.0 = RedBlackTreeMapSync::new_sync().insert(LAST + 1 - few, LAST);
+        self.0 = [(LAST + 1 - few, LAST)].into_iter().collect();
         free
     }
 
     /// The range that an address is in.
     fn around(&self, address: u32) -> Option<(u32, u32)> {
-        let (first, last) = self.0.range(..=address).next_back()?;
+        let (first, last) = self.0.last_to(&address)?;
         (*last >= address).then_some((*first, *last))
     }
 }

@@ -5,20 +5,30 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-use rpds::RedBlackTreeMapSync;
+use serde::ser::SerializeSeq as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::tree::Tree;
 use super::{Container, ContainerId, ContainerName, Tenant, encoding};
 
 /// Every container of every tenant.
 #[derive(Debug, Clone, Default)]
 pub struct Containers {
-    all: RedBlackTreeMapSync<ContainerId, Arc<Container>>,
-    by_name: RedBlackTreeMapSync<(Tenant, ContainerName), ContainerId>,
-    /// And what its spec counts ([`spec_bytes`], which takes as long as all else that is done for a new container).
-    by_tenant: RedBlackTreeMapSync<(Tenant, ContainerId), u64>,
-    usage: RedBlackTreeMapSync<Tenant, Usage>,
-    by_image: RedBlackTreeMapSync<(String, ContainerId), ()>,
+    all: Tree<ContainerId, Arc<Container>>,
+    /// What belongs to each tenant that has any.
+    owned: Tree<Tenant, Owned>,
+    /// None of them is empty.
+    by_image: Tree<String, Tree<ContainerId, ()>>,
+}
+
+/// A tenant's containers.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Owned {
+    /// And what the spec of each counts ([`spec_bytes`], which takes as long as all else that is done for a new container).
+    ids: Tree<ContainerId, u64>,
+    names: Tree<ContainerName, ContainerId>,
+    /// What they count together.
+    bytes: u64,
 }
 
 /// What a tenant's containers take of the state.
@@ -48,88 +58,88 @@ impl Containers {
 
     /// A tenant's, in the order of their ids.
     pub fn of_tenant(&self, tenant: &Tenant) -> impl Iterator<Item = &Arc<Container>> {
-        self.found(&self.by_tenant, tenant.clone(), LEAST)
+        let owned = self.owned.get(tenant).into_iter();
+        self.found(owned.flat_map(|owned| owned.ids.keys()))
     }
 
     /// The one that a tenant calls so.
     pub fn named(&self, tenant: &Tenant, name: &ContainerName) -> Option<&Arc<Container>> {
-        let id = self.by_name.get(&(tenant.clone(), name.clone()))?;
+        let id = self.owned.get(tenant)?.names.get(name)?;
         self.all.get(id)
     }
 
     /// The one of a tenant whose id begins so, if it is the only one.
     pub fn with_prefix(&self, tenant: &Tenant, prefix: &str) -> Option<&Arc<Container>> {
         let least = ContainerId::least_with(prefix)?;
+        let from = self.owned.get(tenant)?.ids.from(&least);
         let mut found = self
-            .found(&self.by_tenant, tenant.clone(), least)
+            .found(from.map(|(id, _)| id))
             .take_while(|container| container.id.begins_with(prefix));
         found.next().filter(|_| found.next().is_none())
     }
 
     /// Those made of an image (`sha256:…`), whoever's.
     pub fn of_image(&self, image: &str) -> impl Iterator<Item = &Arc<Container>> {
-        self.found(&self.by_image, image.to_owned(), LEAST)
+        let ids = self.by_image.get(image).into_iter();
+        self.found(ids.flat_map(|ids| ids.keys()))
     }
 
-    /// Those with this `key` in an index, from an id on.
-    fn found<'a, K: Ord + Clone, V>(
+    fn found<'a>(
         &'a self,
-        index: &'a RedBlackTreeMapSync<(K, ContainerId), V>,
-        key: K,
-        id: ContainerId,
+        ids: impl Iterator<Item = &'a ContainerId>,
     ) -> impl Iterator<Item = &'a Arc<Container>> {
-        let from = (key.clone(), id);
-        index
-            .range(from..)
-            .take_while(move |((of, _), _)| *of == key)
-            .filter_map(|((_, id), _)| self.all.get(id))
+        ids.filter_map(|id| self.all.get(id))
     }
 
     pub(super) fn usage(&self, tenant: &Tenant) -> Usage {
-        self.usage.get(tenant).copied().unwrap_or_default()
+        let owned = self.owned.get(tenant);
+        owned.map_or_else(Usage::default, |owned| Usage {
+            containers: owned.ids.size() as u64,
+            bytes: owned.bytes,
+        })
     }
 
     /// Adds one; what had its id goes.
     pub fn insert(&mut self, container: Container) {
         let bytes = spec_bytes(&container);
-        self.insert_counted(container, bytes);
+        self.insert_counted(container.into(), bytes);
     }
 
     /// As above, for one whose [`spec_bytes`] are known.
-    pub(super) fn insert_counted(&mut self, container: Container, bytes: u64) {
-        self.remove(&container.id);
-        let (tenant, id) = (&container.tenant, container.id);
-        self.by_tenant.insert_mut((tenant.clone(), id), bytes);
-        self.by_image.insert_mut((container.image.clone(), id), ());
-        let mut usage = self.usage(tenant);
-        usage.containers += 1;
-        usage.bytes += bytes;
-        self.usage.insert_mut(tenant.clone(), usage);
-        self.by_name
-            .insert_mut((tenant.clone(), container.name.clone()), id);
-        self.all.insert_mut(id, Arc::new(container));
+    pub(super) fn insert_counted(&mut self, container: Arc<Container>, bytes: u64) {
+        let id = container.id;
+        if let Some(before) = self.all.insert(id, Arc::clone(&container)) {
+            self.unindex(&before);
+        }
+        let owned = self.owned.or_default(&container.tenant);
+        owned.ids.insert(id, bytes);
+        owned.names.insert(container.name.clone(), id);
+        owned.bytes += bytes;
+        self.by_image.or_default(&container.image).insert(id, ());
     }
 
     /// Takes one away.
     pub fn remove(&mut self, id: &ContainerId) -> Option<Arc<Container>> {
-        let container = Arc::clone(self.all.get(id)?);
-        let tenant = &container.tenant;
-        let key = (tenant.clone(), *id);
-        let bytes = self.by_tenant.get(&key).copied().unwrap_or_default();
-        self.by_tenant.remove_mut(&key);
-        self.by_image.remove_mut(&(container.image.clone(), *id));
-        let mut usage = self.usage(tenant);
-        usage.containers -= 1;
-        usage.bytes -= bytes;
-        if usage == Usage::default() {
-            self.usage.remove_mut(tenant);
-        } else {
-            self.usage.insert_mut(tenant.clone(), usage);
-        }
-        self.by_name
-            .remove_mut(&(tenant.clone(), container.name.clone()));
-        self.all.remove_mut(id);
+        let container = self.all.remove(id)?;
+        self.unindex(&container);
         Some(container)
+    }
+
+    fn unindex(&mut self, container: &Container) {
+        let tenant = &container.tenant;
+        if let Some(owned) = self.owned.get_mut(tenant) {
+            owned.bytes -= owned.ids.remove(&container.id).unwrap_or_default();
+            owned.names.remove(&container.name);
+            if owned.ids.is_empty() {
+                self.owned.remove(tenant);
+            }
+        }
+        if let Some(ids) = self.by_image.get_mut(&container.image) {
+            ids.remove(&container.id);
+            if ids.is_empty() {
+                self.by_image.remove(&container.image);
+            }
+        }
     }
 
     /// One to be changed by the command of a revision: what it is looked up or counted by stays as it is, but for its name.
@@ -143,9 +153,6 @@ impl Containers {
         })
     }
 }
-
-/// Where an index begins.
-const LEAST: ContainerId = ContainerId::LEAST;
 
 /// A container that is being changed; looked up by what it has become when this is dropped.
 pub struct Change<'a> {
@@ -182,9 +189,9 @@ impl Drop for Change<'_> {
             return;
         }
         let (tenant, name) = (container.tenant.clone(), container.name.clone());
-        let by_name = &mut self.containers.by_name;
-        by_name.remove_mut(&(tenant.clone(), self.name.clone()));
-        by_name.insert_mut((tenant, name), self.id);
+        let owned = self.containers.owned.or_default(&tenant);
+        owned.names.remove(&self.name);
+        owned.names.insert(name, self.id);
     }
 }
 
@@ -205,7 +212,11 @@ impl FromIterator<Container> for Containers {
 
 impl Serialize for Containers {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.iter().map(|container| &**container))
+        let mut all = serializer.serialize_seq(Some(self.all.size()))?;
+        for container in self.iter() {
+            all.serialize_element(&**container)?;
+        }
+        all.end()
     }
 }
 
@@ -222,9 +233,7 @@ impl Containers {
     /// Every index as it would be, were it made anew.
     pub fn assert_indexed(&self) {
         let fresh: Self = self.iter().map(|it| Container::clone(it)).collect();
-        assert_eq!(self.by_name, fresh.by_name);
-        assert_eq!(self.by_tenant, fresh.by_tenant);
-        assert_eq!(self.usage, fresh.usage);
+        assert_eq!(self.owned, fresh.owned);
         assert_eq!(self.by_image, fresh.by_image);
     }
 }

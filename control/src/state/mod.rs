@@ -17,6 +17,7 @@ mod container;
 mod containers;
 pub mod encoding;
 mod image;
+mod map;
 mod names;
 mod node;
 mod placed;
@@ -26,6 +27,7 @@ mod ports;
 #[cfg(test)]
 pub(crate) mod samples;
 mod signal;
+mod tree;
 
 pub use apply::Applied;
 pub use change::{Change, Object, What};
@@ -37,6 +39,7 @@ pub use container::{
 };
 pub use containers::Containers;
 pub use image::{ImageRecord, Stored, TagRecord};
+pub use map::Map;
 pub use names::{ContainerId, ContainerName, NameError, NodeId, PodId, Tenant};
 pub use node::{Availability, Cluster, Health, Node, NodeIs, NodeWanted, Role};
 pub use placed::Placed;
@@ -45,9 +48,6 @@ pub use pods::Pods;
 pub use signal::{InvalidSignal, Signal};
 
 use serde::{Deserialize, Serialize};
-
-/// A map that shares what is equal with its copies.
-pub type Map<K, V> = rpds::RedBlackTreeMapSync<K, V>;
 
 /// Everything that is replicated. A copy costs the same however much that is.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

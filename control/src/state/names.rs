@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::de::{Error as DeserializeError, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -28,7 +29,7 @@ pub enum NameError {
 /// Who owns a thing: the organisation (O) in the client's certificate.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Tenant(String);
+pub struct Tenant(Arc<str>);
 
 /// Names a container for ever: 32 random bytes, 64 lower-case hexadecimal digits as text.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,7 +48,7 @@ impl From<ContainerId> for PodId {
 /// A container's name without docker's leading slash.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct ContainerName(String);
+pub struct ContainerName(Arc<str>);
 
 /// A machine of the cluster; never reused.
 #[derive(
@@ -76,7 +77,7 @@ impl TryFrom<String> for Tenant {
         let ok =
             !name.is_empty() && name.len() <= TENANT_MAX && !name.chars().any(char::is_control);
         if ok {
-            Ok(Self(name))
+            Ok(Self(name.into()))
         } else {
             Err(NameError::Tenant(name))
         }
@@ -89,9 +90,6 @@ const SHORT: usize = 12;
 macro_rules! id {
     ($($name:ident),*) => {$(
         impl $name {
-            /// No id is less.
-            pub(super) const LEAST: Self = Self([0; 32]);
-
             /// The id made of 32 random bytes.
             pub fn from_random(bytes: [u8; 32]) -> Self {
                 Self(bytes)
@@ -206,7 +204,7 @@ impl TryFrom<String> for ContainerName {
                 .iter()
                 .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
         if ok {
-            Ok(Self(name))
+            Ok(Self(name.into()))
         } else {
             Err(NameError::Container(name))
         }
@@ -228,7 +226,7 @@ macro_rules! text {
         }
         impl From<$name> for String {
             fn from(name: $name) -> String {
-                name.0
+                name.as_str().to_owned()
             }
         }
         impl FromStr for $name {

@@ -4,22 +4,23 @@ use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
+use serde::ser::SerializeSeq as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::address::Gaps;
+use super::tree::Tree;
 use super::{NodeId, Pod, PodId, PortBinding, Protocol};
 
 /// Every pod of every tenant.
 #[derive(Debug, Clone, Default)]
 pub struct Pods {
-    all: RedBlackTreeMapSync<PodId, Arc<Pod>>,
-    /// Those that are assigned to a node, by that; and those that aren't, by None.
-    by_node: RedBlackTreeSetSync<(Option<NodeId>, PodId)>,
+    all: Tree<PodId, Arc<Pod>>,
+    /// Those that are assigned to a node, by that; and those that aren't, by None. None of them is empty, here and below.
+    by_node: Tree<Option<NodeId>, Tree<PodId, ()>>,
     /// Those that a node has yet to let go of.
-    leaving: RedBlackTreeSetSync<(NodeId, PodId)>,
+    leaving: Tree<NodeId, Tree<PodId, ()>>,
     /// Forwarded ports, which every node of the cluster answers on.
-    ports: RedBlackTreeSetSync<(Protocol, u16, Option<IpAddr>, PodId)>,
+    ports: Tree<(Protocol, u16), Tree<(Option<IpAddr>, PodId), ()>>,
     gaps: Gaps,
 }
 
@@ -45,18 +46,17 @@ impl Pods {
     }
 
     fn assigned(&self, node: Option<NodeId>) -> impl Iterator<Item = &Arc<Pod>> {
-        self.by_node
-            .range((node, PodId::LEAST)..)
-            .take_while(move |(of, _)| *of == node)
-            .filter_map(|(_, id)| self.all.get(id))
+        self.found(self.by_node.get(&node))
     }
 
     /// Those that a node has yet to let go of.
     pub fn leaving(&self, node: NodeId) -> impl Iterator<Item = &Arc<Pod>> {
-        self.leaving
-            .range((node, PodId::LEAST)..)
-            .take_while(move |(of, _)| *of == node)
-            .filter_map(|(_, id)| self.all.get(id))
+        self.found(self.leaving.get(&node))
+    }
+
+    fn found<'a>(&'a self, ids: Option<&'a Tree<PodId, ()>>) -> impl Iterator<Item = &'a Arc<Pod>> {
+        let ids = ids.into_iter().flat_map(|ids| ids.keys());
+        ids.filter_map(|id| self.all.get(id))
     }
 
     /// Who holds a port, and on which address of the nodes.
@@ -65,10 +65,8 @@ impl Pods {
         protocol: Protocol,
         port: u16,
     ) -> impl Iterator<Item = (Option<IpAddr>, PodId)> {
-        self.ports
-            .range((protocol, port, None, PodId::LEAST)..)
-            .take_while(move |(p, n, ..)| (*p, *n) == (protocol, port))
-            .map(|(_, _, address, pod)| (*address, *pod))
+        let holders = self.ports.get(&(protocol, port)).into_iter();
+        holders.flat_map(|holders| holders.keys().copied())
     }
 
     pub(super) fn gaps(&self) -> &Gaps {
@@ -83,23 +81,27 @@ impl Pods {
 
     /// Adds one; what had its id goes.
     pub fn insert(&mut self, pod: Pod) {
-        self.remove(&pod.id);
-        if let Some(address) = pod.address {
-            self.gaps.take(address);
-        }
-        self.index(&pod);
-        self.all.insert_mut(pod.id, Arc::new(pod));
+        let pod = Arc::new(pod);
+        let before = self.all.insert(pod.id, Arc::clone(&pod));
+        self.replaced(pod.id, before.as_deref(), Some(&pod));
     }
 
     /// Takes one away.
     pub fn remove(&mut self, id: &PodId) -> Option<Arc<Pod>> {
-        let pod = Arc::clone(self.all.get(id)?);
-        if let Some(address) = pod.address {
+        let pod = self.all.remove(id)?;
+        self.replaced(*id, Some(&pod), None);
+        Some(pod)
+    }
+
+    fn replaced(&mut self, id: PodId, before: Option<&Pod>, after: Option<&Pod>) {
+        if let Some(address) = before.and_then(|pod| pod.address) {
             self.gaps.give_back(address);
         }
-        self.unindex(&Indexed::of(&pod));
-        self.all.remove_mut(id);
-        Some(pod)
+        if let Some(address) = after.and_then(|pod| pod.address) {
+            self.gaps.take(address);
+        }
+        let indexed = |pod: Option<&Pod>| pod.map(Indexed::of).unwrap_or_default();
+        self.index(id, &indexed(before), &indexed(after));
     }
 
     /// One to be changed by the command of a revision; its address stays.
@@ -107,37 +109,64 @@ impl Pods {
         let before = Indexed::of(self.all.get(id)?);
         Some(PodChange {
             pods: self,
+            id: *id,
             before,
             revision,
         })
     }
 
-    fn index(&mut self, pod: &Pod) {
-        self.by_node.insert_mut((pod.node, pod.id));
-        if let Some(node) = pod.previous {
-            self.leaving.insert_mut((node, pod.id));
+    /// A pod was looked up by some things, and is by others.
+    fn index(&mut self, pod: PodId, before: &Indexed, after: &Indexed) {
+        if before.node != after.node {
+            take(&mut self.by_node, before.node, &pod);
+            add(&mut self.by_node, after.node, pod);
         }
-        for binding in &pod.ports {
-            self.ports.insert_mut(key(binding, pod.id));
+        if before.previous != after.previous {
+            take(&mut self.leaving, before.previous, &pod);
+            add(&mut self.leaving, after.previous, pod);
         }
-    }
-
-    fn unindex(&mut self, was: &Indexed) {
-        self.by_node.remove_mut(&(was.node, was.id));
-        if let Some(node) = was.previous {
-            self.leaving.remove_mut(&(node, was.id));
-        }
-        for binding in &was.ports {
-            self.ports.remove_mut(&key(binding, was.id));
+        if before.ports != after.ports {
+            for binding in &before.ports {
+                take(
+                    &mut self.ports,
+                    Some(port(binding)),
+                    &(binding.host_ip, pod),
+                );
+            }
+            for binding in &after.ports {
+                add(&mut self.ports, Some(port(binding)), (binding.host_ip, pod));
+            }
         }
     }
 }
 
-/// What a pod is looked up by.
-#[derive(PartialEq)]
+/// Adds to what is found by a key, if that is one.
+fn add<K: Ord + Clone, T: Ord + Clone>(index: &mut Tree<K, Tree<T, ()>>, key: Option<K>, what: T) {
+    if let Some(key) = key {
+        index.or_default(&key).insert(what, ());
+    }
+}
+
+/// Takes away from it.
+fn take<K: Ord + Clone, T: Ord + Clone>(
+    index: &mut Tree<K, Tree<T, ()>>,
+    key: Option<K>,
+    what: &T,
+) {
+    if let Some(key) = key
+        && let Some(found) = index.get_mut(&key)
+    {
+        found.remove(what);
+        if found.is_empty() {
+            index.remove(&key);
+        }
+    }
+}
+
+/// What a pod is looked up by; by default nothing, as before it is there.
+#[derive(Default, PartialEq)]
 struct Indexed {
-    id: PodId,
-    node: Option<NodeId>,
+    node: Option<Option<NodeId>>,
     previous: Option<NodeId>,
     ports: Vec<PortBinding>,
 }
@@ -145,21 +174,21 @@ struct Indexed {
 impl Indexed {
     fn of(pod: &Pod) -> Self {
         Self {
-            id: pod.id,
-            node: pod.node,
+            node: Some(pod.node),
             previous: pod.previous,
             ports: pod.ports.clone(),
         }
     }
 }
 
-fn key(binding: &PortBinding, pod: PodId) -> (Protocol, u16, Option<IpAddr>, PodId) {
-    (binding.protocol, binding.host_port, binding.host_ip, pod)
+fn port(binding: &PortBinding) -> (Protocol, u16) {
+    (binding.protocol, binding.host_port)
 }
 
 /// A pod that is being changed; looked up by what it has become when this is dropped.
 pub struct PodChange<'a> {
     pods: &'a mut Pods,
+    id: PodId,
     before: Indexed,
     revision: u64,
 }
@@ -168,14 +197,14 @@ impl Deref for PodChange<'_> {
     type Target = Pod;
 
     fn deref(&self) -> &Pod {
-        let found = self.pods.all.get(&self.before.id);
+        let found = self.pods.all.get(&self.id);
         found.expect("it was there when the change began, and nobody else can take it away")
     }
 }
 
 impl DerefMut for PodChange<'_> {
     fn deref_mut(&mut self) -> &mut Pod {
-        let found = self.pods.all.get_mut(&self.before.id);
+        let found = self.pods.all.get_mut(&self.id);
         let found =
             found.expect("it was there when the change began, and nobody else can take it away");
         let pod = Arc::make_mut(found);
@@ -186,11 +215,8 @@ impl DerefMut for PodChange<'_> {
 
 impl Drop for PodChange<'_> {
     fn drop(&mut self) {
-        let pod = Arc::clone(&self.pods.all[&self.before.id]);
-        if Indexed::of(&pod) != self.before {
-            self.pods.unindex(&self.before);
-            self.pods.index(&pod);
-        }
+        let after = Indexed::of(self);
+        self.pods.index(self.id, &self.before, &after);
     }
 }
 
@@ -210,7 +236,11 @@ impl FromIterator<Pod> for Pods {
 
 impl Serialize for Pods {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.iter().map(|pod| &**pod))
+        let mut all = serializer.serialize_seq(Some(self.all.size()))?;
+        for pod in self.iter() {
+            all.serialize_element(&**pod)?;
+        }
+        all.end()
     }
 }
 

@@ -85,7 +85,7 @@ impl State {
             return Ok(Outcome::Unchanged);
         }
         self.name_is_free(&wanted.id, &wanted.tenant, &wanted.name)?;
-        let container = wanted.made(changes.at_ns, self.revision);
+        let container = Arc::new(wanted.made(changes.at_ns, self.revision));
         let bytes = self.check_room_for(&container)?;
         let image = (wanted.tenant.clone(), wanted.image.clone());
         if !self.images.contains_key(&image) {
@@ -111,9 +111,9 @@ impl State {
             pending: pending.to_owned(),
             version: self.revision,
         });
-        self.containers.insert_counted(container, bytes);
-        let container = self.container(&wanted.id)?;
-        changes.of(container, What::Created);
+        self.containers
+            .insert_counted(Arc::clone(&container), bytes);
+        changes.of(&container, What::Created);
         Ok(Outcome::Done)
     }
 

@@ -87,10 +87,10 @@ impl State {
             }
             Ok(())
         };
-        let from = || (tenant.clone(), String::new());
+        let least = (tenant.clone(), String::new());
         match self.images.get(key) {
             None => {
-                let own = self.images.range(from()..);
+                let own = self.images.from(&least);
                 let count = own.take_while(|((owner, _), _)| owner == tenant).count();
                 room("images", count + 1, MAX_IMAGES)?;
             }
@@ -106,7 +106,7 @@ impl State {
         if new == 0 {
             return Ok(());
         }
-        let own = self.tags.range(from()..);
+        let own = self.tags.from(&least);
         let count = own.take_while(|((owner, _), _)| owner == tenant).count();
         room("names of images", count + new, MAX_NAMES)
     }

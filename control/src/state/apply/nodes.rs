@@ -36,13 +36,13 @@ impl State {
                 node: is.features,
             });
         }
-        let known = self.nodes.get(&id).cloned();
+        let known = self.nodes.shared(&id).cloned();
         let node = match &known {
             Some(known) if known.is == *is => return Ok(Outcome::Unchanged),
             Some(known) => Node {
                 is: is.clone(),
                 version: self.revision,
-                ..known.clone()
+                ..Node::clone(known)
             },
             None => Node {
                 id,
@@ -55,12 +55,11 @@ impl State {
             },
         };
         let what = match known {
-            Some(known) => What::Updated {
-                from: Some(Arc::new(known)),
-            },
+            Some(_) => What::Updated { from: known },
             None => What::Created,
         };
-        changes.tell(Object::Node(Arc::new(node.clone())), what);
+        let node = Arc::new(node);
+        changes.tell(Object::Node(Arc::clone(&node)), what);
         self.nodes.insert_mut(id, node);
         // Otherwise it can't be the one that all have waited for; and in a large cluster looking at all takes a while.
         if is.features > self.cluster.features {
@@ -71,8 +70,9 @@ impl State {
 
     /// A node that is known is another now.
     fn replace(&mut self, node: Node, changes: &mut Changes) {
-        let from = self.nodes.get(&node.id).cloned().map(Arc::new);
-        changes.tell(Object::Node(Arc::new(node.clone())), What::Updated { from });
+        let from = self.nodes.shared(&node.id).cloned();
+        let node = Arc::new(node);
+        changes.tell(Object::Node(Arc::clone(&node)), What::Updated { from });
         self.nodes.insert_mut(node.id, node);
     }
 

@@ -20,11 +20,11 @@ pub fn hold(state: &State) {
     ports(state);
     state.containers.iter().for_each(|it| container(state, it));
     layers(state);
-    for ((tenant, _), tag) in &state.tags {
+    for ((tenant, _), tag) in state.tags.iter() {
         let image = (tenant.clone(), tag.image.clone());
         assert!(state.images.contains_key(&image), "a tag of no image");
     }
-    for (image, stored) in &state.stored {
+    for (image, stored) in state.stored.iter() {
         let mut nodes = stored.nodes.iter();
         assert!(
             nodes.all(|node| state.nodes.contains_key(node)),
@@ -149,7 +149,7 @@ pub fn hold_between(before: &State, command: &Command, applied: &Applied, after:
     }
     everybody_hears(before, applied, after);
     assert!(after.term >= before.term);
-    for (id, was) in &before.nodes {
+    for (id, was) in before.nodes.iter() {
         let Some(is) = after.nodes.get(id) else {
             continue;
         };

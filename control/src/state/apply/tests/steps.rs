@@ -164,12 +164,17 @@ fn specs() -> impl Strategy<Value = ContainerSpec> {
     )
 }
 
+/// No container has it.
+fn none() -> ContainerId {
+    ContainerId::from_random([0; 32])
+}
+
 fn create() -> impl Strategy<Value = Step> {
     let container = (tenant(), names(), images(), specs());
     (container, proptest::option::weighted(0.9, nodes())).prop_map(
         |((tenant, name, image, spec), node)| {
             let container = NewContainer {
-                id: ContainerId::LEAST,
+                id: none(),
                 tenant,
                 name,
                 image_name: image.clone(),
@@ -421,8 +426,8 @@ impl Pick {
     fn from(self, state: &State) -> ContainerId {
         let all: Vec<ContainerId> = state.containers.iter().map(|it| it.id).collect();
         match all.len() {
-            0 => ContainerId::LEAST,
-            _ if self.0 == u8::MAX => ContainerId::LEAST,
+            0 => none(),
+            _ if self.0 == u8::MAX => none(),
             many => all[usize::from(self.0) % many],
         }
     }
