@@ -11,6 +11,9 @@ use super::address::Gaps;
 use super::tree::Tree;
 use super::{NodeId, Pod, PodId, PortBinding, Protocol};
 
+/// Who has a port: on one of the nodes' addresses, or on all.
+type Holders = Tree<(Option<IpAddr>, PodId), ()>;
+
 /// Every pod of every tenant.
 #[derive(Debug, Clone, Default)]
 pub struct Pods {
@@ -20,7 +23,7 @@ pub struct Pods {
     /// Those that a node has yet to let go of.
     leaving: Tree<NodeId, Tree<PodId, ()>>,
     /// Forwarded ports, which every node of the cluster answers on.
-    ports: Tree<(Protocol, u16), Tree<(Option<IpAddr>, PodId), ()>>,
+    ports: Tree<(Protocol, u16), Holders>,
     gaps: Gaps,
 }
 
