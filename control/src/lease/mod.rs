@@ -34,6 +34,10 @@
 //! A node that was out comes in again with another page and another holder: what it had before stays over, for whoever slept through
 //! its end as well.
 //!
+//! Assumed as well: a term has one leader. That isn't sure yet: built without `single-term-leader`, openraft lets a candidate with a larger
+//! id take over within a term. A call-out that the first of the two thought of may then be committed after the second has granted a lease.
+//! `cargo xtask simulate --seed 1072` comes to such a term.
+//!
 //! # What the caller owes
 //!
 //! - The clock is read before a request is sent, after one has arrived, before a majority is asked, after an election was won.

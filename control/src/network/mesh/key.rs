@@ -1,12 +1,12 @@
 //! The node's key for WireGuard, in RAM: it outlives control, and the boot never. It leaves the node never; the kernel says what its public
 //! half is.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::entropy;
+use crate::trust::write_secret;
 
 /// Bytes of a key of Curve25519's, private or public (RFC 7748, section 5).
 pub(super) const KEY_LEN: usize = 32;
@@ -35,7 +35,7 @@ pub(super) fn load_or_make(folder: &Path) -> Result<[u8; KEY_LEN], KeyError> {
         return Ok(key);
     }
     let key = clamped(entropy::random());
-    match write(folder, &path, &key) {
+    match fs::create_dir_all(folder).and_then(|()| write_secret(&path, &key)) {
         Ok(()) => Ok(key),
         Err(source) => Err(KeyError { path, source }),
     }
@@ -47,26 +47,6 @@ fn clamped(mut key: [u8; KEY_LEN]) -> [u8; KEY_LEN] {
     key[KEY_LEN - 1] &= 0b0111_1111;
     key[KEY_LEN - 1] |= 0b0100_0000;
     key
-}
-
-/// The file appears whole and for root alone, or not at all.
-fn write(folder: &Path, path: &Path, key: &[u8]) -> io::Result<()> {
-    fs::create_dir_all(folder)?;
-    let partial = path.with_extension("partial");
-    // What a power cut has left may have been made by something else, with other rights.
-    match fs::remove_file(&partial) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&partial)?;
-    file.write_all(key)?;
-    file.sync_all()?;
-    fs::rename(&partial, path)?;
-    File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]
