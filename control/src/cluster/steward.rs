@@ -13,8 +13,8 @@ use super::moves::{self, Homeless};
 use super::voters;
 use crate::clock::now_ns;
 use crate::entropy;
-use crate::raft::{Observer, Replica, Standing};
-use crate::state::{Change, Command, NodeId, PodId, State};
+use crate::raft::{Replica, Standing, Waker};
+use crate::state::{Command, NodeId, PodId, State};
 
 /// Between two looks at what could not be done the last time. Where nothing is left to be done, nothing is looked at until something changes.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -42,21 +42,6 @@ pub struct Steward {
     replica: Replica,
     placer: Arc<dyn Placer>,
     woken: Arc<Notify>,
-}
-
-/// Wakes a steward at each change.
-pub struct Waker(Arc<Notify>);
-
-impl Observer for Waker {
-    fn applied(&self, _: &State, changes: &[Change]) {
-        if !changes.is_empty() {
-            self.0.notify_one();
-        }
-    }
-
-    fn replaced(&self, _: &State) {
-        self.0.notify_one();
-    }
 }
 
 impl Steward {

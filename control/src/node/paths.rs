@@ -6,28 +6,12 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::network::mesh::{Mesh, Plan};
-use crate::raft::{Observer, Replica};
-use crate::state::{Change, State};
+use crate::raft::{Replica, Waker};
 
 /// From a change to when it is looked at, with all that come meanwhile: a plan is made of all pods, and a pod takes longer to start.
 const GATHER: Duration = Duration::from_millis(50);
 /// Between two looks where nothing has changed: what somebody else has done to the machine's network is undone.
 const REPAIR: Duration = Duration::from_secs(60);
-
-/// Wakes the task at each change.
-pub struct Waker(Arc<Notify>);
-
-impl Observer for Waker {
-    fn applied(&self, _: &State, changes: &[Change]) {
-        if !changes.is_empty() {
-            self.0.notify_one();
-        }
-    }
-
-    fn replaced(&self, _: &State) {
-        self.0.notify_one();
-    }
-}
 
 /// The task, and what wakes it. What is there is led to before this returns.
 pub fn keep(

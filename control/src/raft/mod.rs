@@ -34,6 +34,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::raft::InstallSnapshotRequest;
 use openraft::{BasicNode, Config, Raft, SnapshotPolicy, Vote};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::state::{Change, Command, NodeId, Outcome, Refusal, State, encoding};
@@ -106,6 +107,21 @@ pub trait Observer: Send + Sync + 'static {
     /// The state is another: one that was read from the disk at start, or a later one that has come from a peer. What happened in
     /// between is known by its result only.
     fn replaced(&self, state: &State);
+}
+
+/// Wakes a task at each change.
+pub struct Waker(pub Arc<Notify>);
+
+impl Observer for Waker {
+    fn applied(&self, _: &State, changes: &[Change]) {
+        if !changes.is_empty() {
+            self.0.notify_one();
+        }
+    }
+
+    fn replaced(&self, _: &State) {
+        self.0.notify_one();
+    }
 }
 
 /// What the state machine shares with those who read it.
