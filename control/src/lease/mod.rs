@@ -34,9 +34,8 @@
 //! A node that was out comes in again with another page and another holder: what it had before stays over, for whoever slept through
 //! its end as well.
 //!
-//! Assumed as well: a term has one leader. That isn't sure yet: built without `single-term-leader`, openraft lets a candidate with a larger
-//! id take over within a term. A call-out that the first of the two thought of may then be committed after the second has granted a lease.
-//! `cargo xtask simulate --seed 1072` comes to such a term.
+//! A term has one leader: openraft is built with `single-term-leader`, without which a candidate with a larger id could take over within a term,
+//! and the simulation fails where it sees two.
 //!
 //! # What the caller owes
 //!

@@ -7,7 +7,7 @@
 //! each proposer's last: what is asked twice is done once.
 
 use std::collections::BTreeMap;
-use std::pin::pin;
+use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -251,8 +251,8 @@ impl Leader {
         }
     }
 
-    /// Has the voters ask the leader something, if this node has no vote, and asks one that rests for a while already. Never returns.
-    async fn have_voters_look(&self) {
+    /// Has the voters ask the leader something, if this node has no vote, and asks one that rests for a while already.
+    async fn have_voters_look(&self) -> Infallible {
         tokio::time::sleep(LOOK_AFTER).await;
         if self.follows_one_that_rests() && !self.votes() {
             for voter in self.voters() {
@@ -285,9 +285,20 @@ impl Leader {
         there: impl Fn() -> Request,
         take: impl Fn(Reply) -> Option<Result<T, NotNow>>,
     ) -> Result<T, ReplicaError> {
+        tokio::select! {
+            answer = self.ask_again_and_again(here, there, take) => answer,
+            never = self.have_voters_look() => match never {},
+        }
+    }
+
+    async fn ask_again_and_again<T, F: Future<Output = Result<T, NotNow>>>(
+        &self,
+        here: impl Fn() -> F,
+        there: impl Fn() -> Request,
+        take: impl Fn(Reply) -> Option<Result<T, NotNow>>,
+    ) -> Result<T, ReplicaError> {
         let deadline = Instant::now() + LEADER_PATIENCE;
         let mut metrics = self.raft.server_metrics();
-        let mut look = pin!(self.have_voters_look());
         loop {
             let (leads, peer) = {
                 let now = metrics.borrow_and_update();
@@ -318,7 +329,6 @@ impl Leader {
                     Err(NotNow(why)) => why,
                 },
                 () = another_leads(changes, leads) => "the leader has changed".into(),
-                () = &mut look => continue,
                 () = tokio::time::sleep_until(deadline) => "the leader does not answer".into(),
             };
             if let Err(fatal) = &self.raft.metrics().borrow().running_state {

@@ -34,7 +34,7 @@ use tokio::sync::oneshot;
 use super::executor::Executor;
 use super::file::{Opened, Storage};
 use super::mark::{Mark, Written};
-use super::{audit, seal};
+use super::{audit, earlier, seal};
 use crate::state::NodeId;
 use crate::state::encoding::{self, EncodingError};
 
@@ -123,6 +123,7 @@ impl Disk {
         let kept = Arc::clone(&executor);
         on(executor.as_ref(), move || {
             let Opened { database, mark } = storage.open()?;
+            earlier::bring_up_to_date(&database)?;
             let found = audit::found(&database)?;
             audit::check(&found, mark.read())?;
             let shared = Arc::new(Shared {

@@ -9,8 +9,7 @@
 //! LEASE                   voters refuse others for as long as they believe in a leader
 //! + SLACK                 its last sign didn't come to all at the same time
 //! + 0..SPREAD             by which one is first: a vote on disk, its way, and a vote on another disk are some 10 ms, and of two
-//!                         with 250 ms to choose from one in twelve comes too close to the other; openraft lets the one with the
-//!                         larger id win then, if its log is as long
+//!                         with 250 ms to choose from one in twelve comes too close to the other, and nobody wins then
 //! + ROUND + 0..SPREAD     where nobody has won: again, and half as often
 //! ```
 //!

@@ -12,6 +12,7 @@
 mod audit;
 mod batch;
 mod disk;
+mod earlier;
 mod election;
 mod executor;
 mod file;

@@ -75,7 +75,51 @@ async fn a_bit_that_flips_is_found_or_changes_nothing() {
             }
         }
     }
-    assert!(found > FLIPS / 8, "{found} of {FLIPS}");
+    // Most of what isn't zero is in pages that nothing leads to any more.
+    assert!(found > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bit_that_flips_in_what_is_kept_is_found() {
+    let (dir, replica) = written(20).await;
+    replica.close().await;
+    let kept: Vec<Vec<u8>> = {
+        let database = Database::open(dir.path().join(FILE)).unwrap();
+        let read = database.begin_read().unwrap();
+        let (log, meta) = (
+            read.open_table(LOG).unwrap(),
+            read.open_table(META).unwrap(),
+        );
+        let entries = log
+            .iter()
+            .unwrap()
+            .map(|entry| entry.unwrap().1.value().to_vec());
+        let named =
+            ["vote", "committed"].map(|name| meta.get(name).unwrap().unwrap().value().to_vec());
+        entries.chain(named).collect()
+    };
+    let bytes = std::fs::read(dir.path().join(FILE)).unwrap();
+    let mut luck = StdRng::seed_from_u64(7);
+    for value in kept {
+        let copy = copied(dir.path());
+        let (at, bit) = (luck.random_range(0..value.len()), luck.random_range(0..8));
+        // Wherever it stands: pages that nothing leads to any more have it too.
+        let mut bytes = bytes.clone();
+        let places = bytes.windows(value.len()).enumerate();
+        let places: Vec<usize> = places
+            .filter(|(_, found)| *found == value)
+            .map(|(place, _)| place)
+            .collect();
+        assert!(!places.is_empty());
+        for place in places {
+            bytes[place + at] ^= 1 << bit;
+        }
+        std::fs::write(copy.path().join(FILE), &bytes).unwrap();
+        assert!(
+            promises(copy.path()).await.is_err(),
+            "bit {bit} of byte {at}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -139,4 +183,31 @@ async fn what_a_version_without_checksums_has_left_is_taken_up() {
     assert_eq!(revived.state().images.size(), 5);
     assert_eq!(revived.propose(load(9)).await.unwrap(), Ok(Outcome::Done));
     revived.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_version_with_two_leaders_in_a_term_has_left_is_taken_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let database = Database::create(dir.path().join(FILE)).unwrap();
+    let write = database.begin_write().unwrap();
+    for line in include_str!("../testdata/leader-ids").lines() {
+        let (name, value) = line.split_once(' ').unwrap();
+        let value = hex::decode(value).unwrap();
+        let value = value.as_slice();
+        match name.parse::<u64>() {
+            Ok(index) => drop(write.open_table(LOG).unwrap().insert(index, value)),
+            Err(_) => drop(write.open_table(META).unwrap().insert(name, value)),
+        }
+    }
+    write.commit().unwrap();
+    drop(database);
+    let (vote, entries) = promises(dir.path()).await.unwrap();
+    assert_eq!((vote, entries.len()), (Some(Vote::new_committed(1, 7)), 7));
+    for images in [5, 6] {
+        let revived = open(dir.path()).await;
+        assert_eq!(revived.state().images.size(), images);
+        let outcome = revived.propose(load(10)).await.unwrap();
+        assert_eq!(outcome, Ok(Outcome::Done));
+        revived.close().await;
+    }
 }
