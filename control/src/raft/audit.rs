@@ -1,5 +1,6 @@
 //! Whether the replica's file is what this node has left: looked at once, when it is opened.
 
+use openraft::BasicNode;
 use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, TableError};
 use serde::de::DeserializeOwned;
 
@@ -16,7 +17,8 @@ pub(super) struct Found {
     pub starts: u64,
     pub commits: u64,
     has_vote: bool,
-    has_snapshot: bool,
+    /// The last entry that it stands for.
+    pub snapshot: Option<u64>,
     purged: Option<u64>,
     /// As it is told.
     last: Option<u64>,
@@ -48,7 +50,12 @@ pub(super) fn found(database: &Database) -> Result<Found, DiskError> {
     found.starts = get(&meta, "starts")?.unwrap_or(0);
     found.commits = get(&meta, "commits")?.unwrap_or(0);
     found.has_vote = meta.get("vote")?.is_some();
-    found.has_snapshot = meta.get("snapshot")?.is_some() && meta.get("snapshot-of")?.is_some();
+    let has_bytes = meta.get("snapshot")?.is_some();
+    let snapshot = get::<openraft::SnapshotMeta<u64, BasicNode>>(&meta, "snapshot-of")?;
+    let snapshot = snapshot.filter(|_| has_bytes);
+    found.snapshot = snapshot
+        .and_then(|meta| meta.last_log_id)
+        .map(|id| id.index);
     found.purged = get::<openraft::LogId<u64>>(&meta, "purged")?.map(|id| id.index);
     found.last = get(&meta, "last")?;
     for entry in log.iter()? {
@@ -105,8 +112,15 @@ pub(super) fn check(found: &Found, mark: Option<Written>) -> Result<(), DiskErro
             "it begins with entry {first}, and {purged} was the last to go"
         ));
     }
-    if found.purged.is_some() && !found.has_snapshot {
+    if found.purged.is_some() && found.snapshot.is_none() {
         return damaged("its snapshot is missing".to_owned());
+    }
+    if let (Some(purged), Some(snapshot)) = (found.purged, found.snapshot)
+        && snapshot < purged
+    {
+        return damaged(format!(
+            "its snapshot ends with entry {snapshot}, and {purged} was the last to go"
+        ));
     }
     let last = found.log.map(|(_, last)| last).max(found.purged);
     // Versions before this one don't tell which is the last.

@@ -29,7 +29,7 @@ use redb::{
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::executor::Executor;
 use super::file::{Opened, Storage};
@@ -111,6 +111,8 @@ struct Shared {
     commits: AtomicU64,
     /// Set by the first write that fails, never cleared.
     poisoned: AtomicBool,
+    /// The last entry that the snapshot in the file stands for. Told as well where the file is poisoned.
+    snapshot: watch::Sender<Option<u64>>,
 }
 
 impl Disk {
@@ -132,6 +134,7 @@ impl Disk {
                 mark,
                 commits: AtomicU64::new(found.commits),
                 poisoned: AtomicBool::new(false),
+                snapshot: watch::Sender::new(found.snapshot),
             });
             let disk = Self {
                 node: found.node.unwrap_or(NodeId(random)),
@@ -234,11 +237,57 @@ impl Disk {
                 }
             }
             Err(error) => {
-                self.shared.poisoned.store(true, Ordering::Release);
+                self.poison();
                 tracing::error!(%error, "the replicated log can't be written; no more commands are taken");
             }
         }
         written
+    }
+
+    /// Nothing is written any more.
+    pub fn poison(&self) {
+        self.shared.poisoned.store(true, Ordering::Release);
+        self.shared.snapshot.send_modify(|_| ());
+    }
+
+    /// Writes a snapshot durably, which stands for everything up to the entry `last`.
+    pub async fn write_snapshot<M: Serialize + Send + 'static>(
+        &self,
+        last: Option<u64>,
+        meta: M,
+        bytes: Vec<u8>,
+    ) -> Result<(), DiskError> {
+        self.write(move |transaction| {
+            put(transaction, "snapshot-of", &meta)?;
+            put_bytes(transaction, "snapshot", bytes)
+        })
+        .await?;
+        self.shared
+            .snapshot
+            .send_modify(|kept| *kept = last.max(*kept));
+        Ok(())
+    }
+
+    /// For openraft's own suite, which purges what no snapshot stands for.
+    #[cfg(test)]
+    pub fn needs_no_snapshot(&self) {
+        self.shared.snapshot.send_replace(Some(u64::MAX));
+    }
+
+    /// Waits until the snapshot in the file stands for the entry at `index`.
+    pub async fn has_snapshot_of(&self, index: u64) -> Result<(), DiskError> {
+        let mut snapshot = self.shared.snapshot.subscribe();
+        loop {
+            if *snapshot.borrow_and_update() >= Some(index) {
+                return Ok(());
+            }
+            if self.shared.poisoned.load(Ordering::Acquire) {
+                return Err(DiskError::Poisoned);
+            }
+            if snapshot.changed().await.is_err() {
+                return Err(DiskError::Closed);
+            }
+        }
     }
 
     /// Read one value of `meta`.

@@ -268,7 +268,11 @@ impl RaftLogStorage<Types> for LogStore {
         Ok(())
     }
 
+    /// Waits until the snapshot is on disk that stands for what goes: openraft (0.9.25) doesn't, where it comes from a peer, and a node that lost its
+    /// power between the two would have neither.
     async fn purge(&mut self, upto: LogId<u64>) -> Result<(), StorageError<u64>> {
+        let has_snapshot = self.disk.has_snapshot_of(upto.index).await;
+        has_snapshot.map_err(|e| StorageIOError::write_logs(&e))?;
         self.recent().keep(|index| index > upto.index);
         let last = self.last_index().max(Some(upto.index));
         let purged = self

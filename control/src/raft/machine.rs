@@ -12,7 +12,7 @@ use openraft::{
 use serde::{Deserialize, Serialize};
 
 use super::batch::{Answers, Proposers, Verdict};
-use super::disk::{self, Disk, DiskError};
+use super::disk::{Disk, DiskError};
 use super::{Shared, Types};
 use crate::state::encoding;
 use crate::state::{Command, NodeId, State};
@@ -164,8 +164,11 @@ impl RaftStateMachine<Types> for Machine {
         snapshot: Box<Cursor<Vec<u8>>>,
     ) -> Result<(), StorageError<u64>> {
         let bytes = snapshot.into_inner();
-        let contents = encoding::decode(&bytes)
-            .map_err(|e| StorageIOError::read_snapshot(Some(meta.signature()), &e))?;
+        let contents = encoding::decode(&bytes).map_err(|e| {
+            // Whoever waits for it to be written must not wait for ever.
+            self.disk.poison();
+            StorageIOError::read_snapshot(Some(meta.signature()), &e)
+        })?;
         save(&self.disk, meta, bytes).await?;
         self.replace(meta, contents);
         Ok(())
@@ -209,13 +212,7 @@ async fn save(
     meta: &SnapshotMeta<u64, BasicNode>,
     bytes: Vec<u8>,
 ) -> Result<(), StorageError<u64>> {
-    let signature = meta.signature();
-    let meta = meta.clone();
-    let written = disk
-        .write(move |transaction| {
-            disk::put(transaction, "snapshot-of", &meta)?;
-            disk::put_bytes(transaction, "snapshot", bytes)
-        })
-        .await;
-    Ok(written.map_err(|e| StorageIOError::write_snapshot(Some(signature), &e))?)
+    let last = meta.last_log_id.map(|id| id.index);
+    let written = disk.write_snapshot(last, meta.clone(), bytes).await;
+    Ok(written.map_err(|e| StorageIOError::write_snapshot(Some(meta.signature()), &e))?)
 }

@@ -4,8 +4,11 @@ pub(crate) mod cluster;
 mod damage;
 mod rest;
 
+use std::ops::Bound;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use openraft::storage::RaftLogStorage;
 use openraft::testing::StoreBuilder;
 
 use super::disk::Disk;
@@ -25,6 +28,7 @@ impl StoreBuilder<Types, LogStore, Machine, tempfile::TempDir> for Empty {
         let dir = tempfile::tempdir().unwrap();
         let thread = Arc::new(DiskThread::start().unwrap());
         let disk = Disk::open(dir.path().into(), 0, thread).await.unwrap();
+        disk.needs_no_snapshot();
         let log = LogStore::new(disk.clone(), Rest::new()).await.unwrap();
         let shared = Arc::new(Shared {
             state: Default::default(),
@@ -38,6 +42,36 @@ impl StoreBuilder<Types, LogStore, Machine, tempfile::TempDir> for Empty {
 #[test]
 fn the_storage_is_what_openraft_expects() {
     openraft::testing::Suite::test_all(Empty).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn entries_go_once_the_snapshot_that_stands_for_them_is_on_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let replica = open(dir.path()).await;
+    for n in 0..5 {
+        replica.propose(load(n)).await.unwrap().unwrap();
+    }
+    let log = LogStore::new(replica.disk.clone(), Rest::new());
+    let mut log = log.await.unwrap();
+    let upto = log.get_log_state().await.unwrap().last_log_id.unwrap();
+    let mut purge = tokio::spawn({
+        let mut log = log.clone();
+        async move { log.purge(upto).await }
+    });
+    let entries = (Bound::Unbounded, Bound::Unbounded);
+    let early = tokio::time::timeout(Duration::from_millis(100), &mut purge).await;
+    assert!(early.is_err());
+    assert!(!replica.disk.entries(entries).await.unwrap().is_empty());
+    replica.leader.raft.trigger().snapshot().await.unwrap();
+    purge.await.unwrap().unwrap();
+    assert!(replica.disk.entries(entries).await.unwrap().is_empty());
+    // Nor does it wait for one that never comes.
+    let mut later = upto;
+    later.index += 1;
+    replica.disk.poison();
+    assert!(log.purge(later).await.is_err());
+    replica.close().await;
+    assert_eq!(open(dir.path()).await.state().images.size(), 5);
 }
 
 struct Nobody;
