@@ -5,6 +5,7 @@
 //! that clock runs away while a machine waits for the world outside.
 //!
 //! What a cluster of thousands of nodes costs is measured on the machine itself, in its processor's time (`control/examples/scale.rs`).
+//! What idle nodes do is counted in emulated machines as well (`tests/src/bin/idle-cost.rs`), whose clock is the world's.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -18,7 +19,7 @@ use serde_json::{Value, json};
 
 use crate::identity::{self, Identity};
 use crate::qemu::{Accelerator, Machine};
-use crate::{busybox, image, paths, prerequisites, process, side};
+use crate::{busybox, checks, image, paths, prerequisites, process, side};
 
 /// Where the table goes, in the checkout.
 const TABLE: &str = "docs/BENCHMARKS.md";
@@ -192,8 +193,7 @@ pub fn run(efi: Option<&Path>, as_json: bool) -> Result<()> {
     fs::create_dir_all(&dir)?;
 
     let scale = scale()?;
-    // By the parts that the image was put together from, so only where it has just been built here.
-    let idle = if built { idle()? } else { Value::Null };
+    let idle = idle(&efi)?;
     let console = measure(&efi, &dir, &prerequisites.busybox)?;
     let line = console
         .lines()
@@ -245,16 +245,23 @@ fn scale() -> Result<Value> {
     serde_json::from_str(&printed).with_context(|| format!("reading {printed:?}"))
 }
 
-/// What `control` does on an idle node, alone and in a cluster (`tests/src/bin/idle-cost.rs`).
-fn idle() -> Result<Value> {
+/// What an idle node does, alone and in a cluster (`tests/src/bin/idle-cost.rs`).
+fn idle(efi: &Path) -> Result<Value> {
     let mut build = Command::new("cargo");
     build
         .args(["build", "--quiet", "-p", "hearth-tests", "--bins"])
+        .args(["-p", "hearth-meter", "--lib"])
         .current_dir(paths::project());
     process::capture(&mut build)?;
-    let mut program = Command::new(paths::project().join("target/debug/idle-cost"));
-    let printed = process::capture(program.current_dir(paths::project()))?;
-    serde_json::from_str(&printed).with_context(|| format!("reading {printed:?}"))
+    let built = paths::project().join("target/debug");
+    let mut program = Command::new(built.join("idle-cost"));
+    program
+        .arg(built.join("libhearth_meter.so"))
+        .env(checks::EFI_VARIABLE, efi)
+        .current_dir(paths::project());
+    let printed = process::capture(&mut program)?;
+    let line = printed.lines().last().unwrap_or_default();
+    serde_json::from_str(line).with_context(|| format!("reading {printed:?}"))
 }
 
 /// Boots a node on the instruction clock and returns its console once the side process has said something.
@@ -352,17 +359,25 @@ fn idle_table(idle: &Value) -> String {
     let Some(members) = idle["members"].as_array() else {
         return String::new();
     };
-    let mut text = "\nWhat wakes `control` where nothing is asked of it, and the processor time that it takes, on the machine that measured. Of a \
+    let mut text = "\nWhat a node executes where nothing is asked of it, and how often something wakes its processor: the whole machine, emulated. Of a \
                     cluster's members the leader is the first; the goal is twice what a node takes that is alone.\n\n\
-                    | node | wakes | processor |\n|---|---|---|\n"
+                    | node | instructions | wakes | of one alone |\n|---|---|---|---|\n"
         .to_owned();
-    let alone = ("alone".to_owned(), &idle["alone"]);
+    let of = |measured: &Value| {
+        ["instructions_per_s", "wakes_per_s"].map(|key| measured[key].as_f64().unwrap_or(f64::NAN))
+    };
+    let alone = of(&idle["alone"]);
     let members = members.iter().enumerate();
-    let members = members.map(|(at, member)| (format!("{} of three", at + 1), member));
-    for (node, measured) in std::iter::once(alone).chain(members) {
-        let of = |key: &str| measured[key].as_f64().unwrap_or(f64::NAN);
-        let (wakes, cpu) = (of("wakes_per_s"), of("cpu_us_per_s"));
-        let _ = writeln!(text, "| {node} | {wakes:.1}/s | {cpu:.0} µs/s |");
+    let members = members.map(|(at, member)| (format!("{} of three", at + 1), of(member)));
+    for (node, [instructions, wakes]) in std::iter::once(("alone".to_owned(), alone)).chain(members)
+    {
+        let _ = writeln!(
+            text,
+            "| {node} | {:.0} k/s | {wakes:.1}/s | {:.2}, {:.2} |",
+            instructions / 1e3,
+            instructions / alone[0],
+            wakes / alone[1]
+        );
     }
     text
 }
@@ -379,8 +394,12 @@ mod tests {
         assert!(scale.contains("| 20000/s | ≥ 10,000/s |"), "{scale}");
         assert!(scale.contains("| not measured | ≥ 100,000/s |"), "{scale}");
         assert!(!scale.contains("alone"), "{scale}");
-        let node = json!({"wakes_per_s": 5.25, "cpu_us_per_s": 300.4});
-        let idle = table(&json!({"idle": {"alone": &node, "members": [&node]}}));
-        assert!(idle.contains("| 1 of three | 5.2/s | 300 µs/s |"), "{idle}");
+        let node =
+            |times: f64| json!({"instructions_per_s": 2e5 * times, "wakes_per_s": 8.0 * times});
+        let idle = table(&json!({"idle": {"alone": node(1.0), "members": [node(1.5)]}}));
+        assert!(
+            idle.contains("| 1 of three | 300 k/s | 12.0/s | 1.50, 1.50 |"),
+            "{idle}"
+        );
     }
 }

@@ -1,113 +1,61 @@
-//! What `control` does on a node that has nothing to do: alone, and as one of three. One JSON object, read by `cargo xtask bench`.
+//! What a node costs that has nothing to do: alone, and as one of three. One JSON object, read by `cargo xtask bench`.
 //!
-//! Measured on the machine that this runs on: how often its threads gave up a processor of themselves, which is how often something woke them,
-//! and what they had of processors. The image's own `control`, each in a network of its own.
+//! Whole machines, emulated: how many instructions each executes, and how often something wakes its processor. That is the same on any
+//! computer, but for what a slow one delays.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
+use std::path::PathBuf;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use hearth_tests::native::{self, Cluster, Native};
-use serde_json::json;
+use anyhow::{Context, Result};
+use hearth_tests::cluster::{self, Cluster};
+use hearth_tests::node::{Node, Setup};
+use serde_json::{Value, json};
 
-/// What is done once after a start is over by then.
-const SETTLED: Duration = Duration::from_secs(20);
+/// What is done once after a start is over by then, on a slow computer as well.
+const SETTLED: Duration = Duration::from_secs(40);
 /// As long as the rarest thing that an idle node does, several times.
-const MEASURED: Duration = Duration::from_secs(60);
-
-/// What a process has had so far.
-#[derive(Clone, Copy, Default)]
-struct Had {
-    wakes: u64,
-    cpu_ns: u64,
-}
-
-fn had(pid: u32) -> Result<Had> {
-    let mut had = Had::default();
-    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let task = task?.path();
-        let status = fs::read_to_string(task.join("status"))?;
-        let wakes = status
-            .lines()
-            .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))
-            .context("a thread's switches")?;
-        had.wakes += wakes.trim().parse::<u64>()?;
-        let scheduled = fs::read_to_string(task.join("schedstat"))?;
-        let on_cpu = scheduled.split(' ').next().context("a thread's time")?;
-        had.cpu_ns += on_cpu.parse::<u64>()?;
-    }
-    Ok(had)
-}
-
-/// The control processes that this one has started.
-fn controls() -> Result<Vec<u32>> {
-    let own = std::process::id().to_string();
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc")? {
-        let Ok(pid) = entry?.file_name().to_string_lossy().parse::<u32>() else {
-            continue;
-        };
-        // Errors: it has ended.
-        let Ok(stat) = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"))
-        else {
-            continue;
-        };
-        let Some((named, rest)) = stat.rsplit_once(')') else {
-            continue;
-        };
-        if named.ends_with("(control") && rest.split(' ').nth(2) == Some(own.as_str()) {
-            found.push(pid);
-        }
-    }
-    Ok(found)
-}
+const MEASURED: Duration = Duration::from_secs(120);
 
 /// Per second, of each of them.
-fn measure(count: usize) -> Result<Vec<(f64, f64)>> {
+fn measure(nodes: &[&Node]) -> Result<Vec<Value>> {
     thread::sleep(SETTLED);
-    let controls = controls()?;
-    if controls.len() != count {
-        bail!("{} of {count} run", controls.len());
-    }
-    let before: BTreeMap<u32, Had> = controls
-        .iter()
-        .map(|pid| Ok((*pid, had(*pid)?)))
-        .collect::<Result<_>>()?;
-    thread::sleep(MEASURED);
-    let seconds = MEASURED.as_secs_f64();
-    let of = |(pid, before): (&u32, &Had)| {
-        let now = had(*pid)?;
-        Ok((
-            (now.wakes - before.wakes) as f64 / seconds,
-            (now.cpu_ns - before.cpu_ns) as f64 / 1e3 / seconds,
-        ))
+    let counts = || {
+        nodes
+            .iter()
+            .map(|node| node.counts())
+            .collect::<Result<Vec<_>>>()
     };
-    before.iter().map(of).collect()
+    let (before, begun) = (counts()?, Instant::now());
+    thread::sleep(MEASURED);
+    let (after, seconds) = (counts()?, begun.elapsed().as_secs_f64());
+    let mut measured: Vec<_> = before
+        .iter()
+        .zip(&after)
+        .map(|(before, after)| {
+            (
+                (after.instructions - before.instructions) as f64 / seconds,
+                (after.wakes - before.wakes) as f64 / seconds,
+            )
+        })
+        .collect();
+    // The leader first.
+    measured.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let shown = |(instructions, wakes): &(f64, f64)| json!({ "instructions_per_s": instructions, "wakes_per_s": wakes });
+    Ok(measured.iter().map(shown).collect())
 }
 
 fn main() -> Result<()> {
-    if !native::possible() {
-        bail!("this machine gives no networks of one's own");
-    }
-    let alone = {
-        let node = Native::start(&[], &[]);
-        let measured = measure(1)?;
-        node.kill();
-        measured[0]
+    let plugin = std::env::args_os().nth(1).map(PathBuf::from);
+    let setup = Setup {
+        memory_mib: cluster::MEMORY_MIB,
+        meter: Some(plugin.context("the plugin that counts is missing: tests/meter")?),
+        ..Setup::default()
     };
-    let cluster = Cluster::start(3);
-    let mut members = measure(3)?;
-    // The leader first.
-    members.sort_by(|a, b| b.0.total_cmp(&a.0));
-    drop(cluster);
-    let shown =
-        |(wakes, cpu_us): (f64, f64)| json!({ "wakes_per_s": wakes, "cpu_us_per_s": cpu_us });
-    println!(
-        "{}",
-        json!({ "alone": shown(alone), "members": members.into_iter().map(shown).collect::<Vec<_>>() })
-    );
+    let alone = measure(&[&Node::boot(&setup)])?;
+    let cluster = Cluster::boot_as(cluster::NODES, &setup);
+    let nodes: Vec<&Node> = (0..cluster.len()).map(|at| cluster.node(at)).collect();
+    let members = measure(&nodes)?;
+    println!("{}", json!({ "alone": alone[0], "members": members }));
     Ok(())
 }

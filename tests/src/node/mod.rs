@@ -10,11 +10,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 pub use self::setup::{Disk, Place, Setup};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use xtask::checks::EFI_VARIABLE;
 use xtask::identity::Identity;
 use xtask::qemu::{
-    self, Accelerator, Boot, Forward, Gateway, Machine, Network, Protocol, Running, Segment,
+    self, Accelerator, Boot, Forward, Gateway, Machine, Meter, Network, Protocol, Running, Segment,
 };
 
 use crate::api::{self, Api};
@@ -23,6 +23,18 @@ use crate::docker::Docker;
 use crate::process;
 use crate::side::{self, Side};
 use crate::stick;
+
+/// In a node's folder: where its instructions and wakes are counted.
+const COUNTS: &str = "counts";
+
+/// What an emulated machine has done since it was started.
+#[derive(Debug, Clone, Copy)]
+pub struct Counts {
+    /// Executed.
+    pub instructions: u64,
+    /// How often its processor had halted, and something woke it.
+    pub wakes: u64,
+}
 
 /// A booted node. It ends with the test binary, or when it's dropped.
 pub struct Node {
@@ -89,7 +101,10 @@ impl Node {
         let text = own + &setup.configuration;
         fs::write(&configuration, text)?;
 
-        let accelerator = Accelerator::probe(&kernel_of(&efi)?)?;
+        let accelerator = match setup.meter {
+            Some(_) => Accelerator::Tcg,
+            None => Accelerator::probe(&kernel_of(&efi)?)?,
+        };
         let boot = if setup.side {
             xtask::side::boot(&efi, &dir.join("side"), "serve", &[])?
         } else if setup.stick {
@@ -144,6 +159,14 @@ impl Node {
                     .collect(),
             ),
         };
+        if let Some(plugin) = &setup.meter {
+            let counts = dir.join(COUNTS);
+            fs::write(&counts, [0; Meter::BYTES])?;
+            machine.meter = Some(Meter {
+                plugin: plugin.clone(),
+                counts,
+            });
+        }
         console::show_with_failures(&dir);
         let node = Self {
             dir,
@@ -156,6 +179,19 @@ impl Node {
         };
         node.power_on()?;
         Ok(node)
+    }
+
+    /// What it has done so far, where that is counted.
+    pub fn counts(&self) -> Result<Counts> {
+        let bytes = fs::read(self.dir.join(COUNTS))?;
+        let (numbers, _) = bytes.as_chunks::<8>();
+        let [instructions, wakes] = *numbers else {
+            bail!("{} bytes were counted to", bytes.len());
+        };
+        Ok(Counts {
+            instructions: u64::from_le_bytes(instructions),
+            wakes: u64::from_le_bytes(wakes),
+        })
     }
 
     /// Starts QEMU, on the disk as it is, and waits for nothing.

@@ -47,6 +47,8 @@ pub struct Setup {
     pub side: bool,
     /// Its place among others; none if it has a network for itself.
     pub place: Option<Place>,
+    /// The plugin that counts what it does, emulated then; see [`super::Counts`].
+    pub meter: Option<PathBuf>,
 }
 
 impl Default for Setup {
@@ -60,6 +62,7 @@ impl Default for Setup {
             stick: false,
             side: false,
             place: None,
+            meter: None,
         }
     }
 }

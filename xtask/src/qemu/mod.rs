@@ -71,6 +71,20 @@ pub enum Network {
     Segment(Plug),
 }
 
+/// What counts an emulated machine's instructions and wakes (`tests/meter`).
+#[derive(Debug, Clone)]
+pub struct Meter {
+    /// The plugin.
+    pub plugin: PathBuf,
+    /// Where it counts: an existing file of [`Meter::BYTES`].
+    pub counts: PathBuf,
+}
+
+impl Meter {
+    /// Two numbers of eight bytes, little-endian.
+    pub const BYTES: usize = 16;
+}
+
 /// A machine to be started.
 #[derive(Debug, Clone)]
 pub struct Machine {
@@ -94,6 +108,8 @@ pub struct Machine {
     pub network: Network,
     /// More for the kernel command line of a unified kernel image.
     pub extra_command_line: Option<String>,
+    /// Counts what it does, if it's emulated.
+    pub meter: Option<Meter>,
 }
 
 impl Machine {
@@ -110,6 +126,7 @@ impl Machine {
             configuration: None,
             network: Network::Own(Vec::new()),
             extra_command_line: None,
+            meter: None,
         }
     }
 
@@ -239,6 +256,10 @@ impl Machine {
             }
         };
         qemu.args(["-netdev", &network, "-device", &card]);
+        if let Some(Meter { plugin, counts }) = &self.meter {
+            qemu.arg("-plugin")
+                .arg(format!("{},counts={}", plugin.display(), counts.display()));
+        }
         Ok(qemu)
     }
 }

@@ -16,6 +16,7 @@ mod log;
 mod monitor;
 mod node;
 mod paths;
+mod patience;
 mod plan;
 mod pod;
 mod pump;

@@ -14,6 +14,7 @@ use super::cgroup::Limits;
 use super::entry::Run;
 use super::guest::{Conversation, Guest, GuestError};
 use super::monitor::{Inheritance, Monitor, Walls};
+use super::patience::{self, Patience};
 use super::{
     Claim, Local, blocking, failed, io_failed, node, plan, pod, pump, size, start_error,
     unpublished,
@@ -24,10 +25,6 @@ use crate::cluster::moves::may_move;
 use crate::entropy;
 use crate::network::{PodLink, Published};
 use crate::state::{Container, Placed, Run as RunNumber};
-
-/// From the monitor's start to the main process's: a fraction of a second, on an emulated processor some; what takes longer than this
-/// doesn't come.
-const BOOT_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Boots the microVM and starts the main process; the rest of its life is [`pump::follow`]'s.
 pub async fn start(
@@ -157,7 +154,8 @@ async fn boot(
         })
         .unwrap_or_default();
     let started = tokio::select! {
-        started = tokio::time::timeout(BOOT_PATIENCE, first_reply(&guest, &request)) => started,
+        started = first_reply(&guest, &request) => Ok(started),
+        why = never_comes(monitor.pid) => Err(why),
         () = monitor.gone.cancelled() => Ok(Err(io::Error::other(local.why_ended(id)).into())),
     };
     let error = match started {
@@ -172,10 +170,7 @@ async fn boot(
             return Ok((Arc::new(run), conversation, times));
         }
         Ok(Err(error)) => start_error(error),
-        Err(_) => failed(
-            "booting the microVM",
-            format!("no answer within {} s", BOOT_PATIENCE.as_secs()),
-        ),
+        Err(why) => failed("booting the microVM", why),
     };
     let over = local.ended_by_lease(id);
     monitor.kill();
@@ -183,6 +178,20 @@ async fn boot(
     match over {
         true => Err(AgentError::LeaseOver),
         false => Err(error),
+    }
+}
+
+/// Returns why a microVM that boots isn't waited for any longer, once that is so.
+async fn never_comes(monitor: u32) -> String {
+    let mut patience = Patience::new(Instant::now());
+    loop {
+        tokio::time::sleep(patience::LOOK).await;
+        // Errors: it is gone, which is heard otherwise.
+        if let Ok(cpu) = patience::cpu_time(monitor)
+            && let Some(why) = patience.look(Instant::now(), cpu)
+        {
+            return why;
+        }
     }
 }
 
