@@ -128,7 +128,8 @@ pub(super) async fn give_signs(leader: Leader, rest: Arc<Rest>) {
                 Err(_) => return,
             },
             () = rest.ended.notified() => {}
-            () = tokio::time::sleep_until(due) => {
+            // Meanwhile another sign may have been given.
+            () = tokio::time::sleep_until(due) => if Instant::now() >= rest.next(all) {
                 all = Instant::now();
                 if let Err(error) = leader.raft.trigger().heartbeat().await {
                     tracing::debug!(%error, "giving a sign of life");

@@ -46,6 +46,23 @@ async fn a_leader_that_rests_says_little_and_stays() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_question_to_the_voters_is_a_sign_and_saves_others() {
+    let cluster = Cluster::of(3).await;
+    let leader = at_rest(&cluster).await;
+    let leader = cluster.replica(leader.0);
+    let carried = cluster.carried();
+    for _ in 0..60 {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        leader.confirm().await.unwrap();
+    }
+    assert!(leader.rests());
+    let questions = 60 * 2;
+    // All, voters or not, get one every ten seconds besides.
+    let others = cluster.carried() - carried - questions;
+    assert!(others <= 12 * 2, "{others}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn whoever_asks_finds_that_a_resting_leader_is_dead() {
     let cluster = Cluster::of(3).await;
     let leader = at_rest(&cluster).await;
