@@ -17,7 +17,8 @@ use rustix::net::{AddressFamily as SocketFamily, SocketFlags, SocketType, socket
 
 use super::netlink::{Messages, Socket, flags};
 
-const RTM_NEWLINK: u16 = 16;
+pub(super) const RTM_NEWLINK: u16 = 16;
+pub(super) const RTM_DELLINK: u16 = 17;
 const RTM_NEWADDR: u16 = 20;
 pub(super) const RTM_NEWROUTE: u16 = 24;
 
@@ -92,6 +93,18 @@ impl Routes {
         match self.request(RTM_NEWLINK, flags::CREATE | flags::EXCLUSIVE, &message) {
             Ok(()) | Err(Errno::EXIST) => index_of(name),
             Err(errno) => Err(errno),
+        }
+    }
+
+    /// Takes a link away, if it is there.
+    pub(super) fn remove_link(&mut self, name: &str) -> Result<(), Errno> {
+        let mut message = LinkMessage::default();
+        message
+            .attributes
+            .push(LinkAttribute::IfName(name.to_owned()));
+        match self.request(RTM_DELLINK, 0, &message) {
+            Err(Errno::NODEV) => Ok(()),
+            done => done,
         }
     }
 

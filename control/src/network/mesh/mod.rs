@@ -62,6 +62,8 @@ pub fn address_of(node: NodeId) -> Ipv6Addr {
 pub trait Underlay: Send {
     /// Make the link `hearth-wg` with this address and bring it up; before all else. Returns what other nodes know this one by.
     fn start(&mut self, address: Ipv6Addr) -> Result<PublicKey, Error>;
+    /// Take it away, with all that it knows, until it is started again.
+    fn stop(&mut self) -> Result<(), Error>;
     /// The nodes that it knows, from this process or an earlier one.
     fn peers(&mut self) -> Result<BTreeMap<PublicKey, Peer>, Error>;
     /// Forget some and know others, each in place of what was known by its key.
@@ -74,6 +76,7 @@ pub trait Underlay: Send {
 /// by period, which repairs what has failed. All calls are short system calls made on the calling thread. From any thread.
 pub struct Mesh {
     network: Network,
+    address: Ipv6Addr,
     public_key: PublicKey,
     /// Held over a change, so that what is known is what is there.
     ground: Mutex<Ground>,
@@ -81,6 +84,8 @@ pub struct Mesh {
 
 struct Ground {
     underlay: Box<dyn Underlay>,
+    /// It has been started, and not stopped since.
+    is_up: bool,
     tunnel: Tunnel,
     /// What the kernel has; None: to be read.
     there: Option<There>,
@@ -131,13 +136,15 @@ impl There {
         };
         for (node, peer) in &plan.peers {
             let inside = address_of(*node);
-            wanted.peers.insert(
-                peer.key,
-                Peer {
-                    endpoint: (peer.address, wireguard::PORT).into(),
-                    inside,
-                },
-            );
+            if plan.carries {
+                wanted.peers.insert(
+                    peer.key,
+                    Peer {
+                        endpoint: (peer.address, wireguard::PORT).into(),
+                        inside,
+                    },
+                );
+            }
             if let Some(mark) = NodeMark::of(inside) {
                 wanted.ways.insert(mark, ());
                 wanted.routes.insert(Destination::Answers(mark), inside);
@@ -195,7 +202,8 @@ impl Mesh {
         node: NodeId,
         mut underlay: Box<dyn Underlay>,
     ) -> Result<Self, Error> {
-        let public_key = underlay.start(address_of(node))?;
+        let address = address_of(node);
+        let public_key = underlay.start(address)?;
         let mut tunnel = Tunnel::make().map_err(failed("making the link to other nodes' pods"))?;
         let parameters = [
             // Clients come by it that the node would answer by another link.
@@ -214,9 +222,11 @@ impl Mesh {
             .map_err(failed("bringing up the link to other nodes' pods"))?;
         Ok(Self {
             network: network.clone(),
+            address,
             public_key,
             ground: Mutex::new(Ground {
                 underlay,
+                is_up: true,
                 tunnel,
                 there: None,
             }),
@@ -232,10 +242,18 @@ impl Mesh {
     pub fn apply(&self, plan: &Plan) -> Result<(), Error> {
         let wanted = There::wanted(plan);
         let mut ground = self.ground();
-        let there = match ground.there.take() {
+        let mut there = match ground.there.take() {
             Some(there) => there,
             None => self.read(&mut ground)?,
         };
+        if ground.is_up != plan.carries {
+            match plan.carries {
+                true => drop(ground.underlay.start(self.address)?),
+                false => ground.underlay.stop()?,
+            }
+            ground.is_up = plan.carries;
+            there.peers.clear();
+        }
         let peers = difference(&there.peers, &wanted.peers);
         if !peers.gone.is_empty() || !peers.come.is_empty() {
             let gone: Vec<PublicKey> = peers.gone.iter().map(|(key, _)| *key).collect();
@@ -277,7 +295,10 @@ impl Mesh {
         let pods = self.network.inner.kernel.pods()?.into_iter();
         let reading = || failed("reading the routes to other nodes' pods");
         Ok(There {
-            peers: ground.underlay.peers()?,
+            peers: match ground.is_up {
+                true => ground.underlay.peers()?,
+                false => BTreeMap::new(),
+            },
             walls: pods
                 .filter(|pod| pod.link() == MESH_LINK)
                 .map(|pod| (pod.address(), pod))

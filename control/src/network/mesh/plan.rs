@@ -16,6 +16,9 @@ pub struct Plan {
     pub pods: BTreeMap<Ipv4Addr, Elsewhere>,
     /// Ports that lead to those pods, sorted.
     pub ports: Vec<Published>,
+    /// There is a pod somewhere. Where there is none, nodes carry nothing for each other, and have no WireGuard: the kernel's looks through
+    /// its tables once a second for as long as it is there, which costs more than all else that an idle node does.
+    pub carries: bool,
 }
 
 /// How a node is reached.
@@ -49,13 +52,14 @@ impl Plan {
                 Some((node.id, reached))
             })
             .collect();
-        let mut pods = BTreeMap::new();
-        let mut ports = Vec::new();
+        let (mut pods, mut ports) = (BTreeMap::new(), Vec::new());
+        let mut carries = false;
         for pod in state.pods.iter() {
             // Until a node has let go of it, it is there and nowhere else.
             let (Some(address), Some(node)) = (pod.address, pod.previous.or(pod.node)) else {
                 continue;
             };
+            carries |= !peers.is_empty();
             if !peers.contains_key(&node) {
                 continue;
             }
@@ -67,7 +71,12 @@ impl Plan {
             }));
         }
         ports.sort();
-        Self { peers, pods, ports }
+        Self {
+            peers,
+            pods,
+            ports,
+            carries,
+        }
     }
 }
 
@@ -157,6 +166,23 @@ mod tests {
         let plan = Plan::of(&state, OWN);
         assert_eq!(plan.peers.keys().collect::<Vec<_>>(), [&NodeId(3)]);
         assert_eq!(led_to(&plan), [(2, 3)]);
+    }
+
+    #[test]
+    fn nodes_carry_for_each_other_once_there_is_a_pod_on_any_of_them() {
+        let mut state = cluster();
+        let carries = |state: &State| Plan::of(state, OWN).carries;
+        assert!(!carries(&state));
+        state.pods.insert(pod(1, None, None));
+        assert!(!carries(&state));
+        for place in [(Some(1), None), (Some(2), None), (None, Some(3))] {
+            state.pods.insert(pod(1, place.0, place.1));
+            assert!(carries(&state), "{place:?}");
+        }
+        for other in [2, 3].map(NodeId) {
+            state.nodes.remove_mut(&other);
+        }
+        assert!(!carries(&state), "there is nobody else");
     }
 
     #[test]

@@ -6,13 +6,13 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use rustix::fs::{Mode, OFlags, open};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 use super::super::firewall::WIREGUARD_LINK;
-use super::super::route::Routes;
+use super::super::route::{RTM_DELLINK, RTM_NEWLINK, Routes};
 use super::super::tests::packet::{Content, Packet, SYN, SYN_ACK, UNREACHABLE};
 use super::super::tests::{
     CLIENT, CONFIG, DB, NODE, STRANGER, WEB, Wire, in_a_namespace, published,
@@ -31,9 +31,6 @@ const LAN: [Ipv4Addr; 2] = [Ipv4Addr::new(203, 0, 113, 1), Ipv4Addr::new(203, 0,
 /// The wire between them.
 const LAN_LINK: &str = "lan0";
 
-/// linux/rtnetlink.h.
-const RTM_DELLINK: u16 = 17;
-
 /// Stands where WireGuard does.
 #[derive(Clone, Default)]
 struct Cable(Arc<Mutex<BTreeMap<PublicKey, Peer>>>);
@@ -47,6 +44,16 @@ impl Underlay for Cable {
             .unwrap();
         routes.set_up(index, Some(WIREGUARD_MTU)).unwrap();
         Ok([address.octets()[15]; 32])
+    }
+    fn stop(&mut self) -> Result<(), Error> {
+        // The other end's would go with it.
+        let mut routes = Routes::open().unwrap();
+        let mut link = LinkMessage::default();
+        link.header.index = routes.make_link(WIREGUARD_LINK, Vec::new()).unwrap();
+        link.header.change_mask = LinkFlags::Up;
+        routes.request(RTM_NEWLINK, 0, &link).unwrap();
+        self.0.lock().unwrap().clear();
+        Ok(())
     }
     fn peers(&mut self) -> Result<BTreeMap<PublicKey, Peer>, Error> {
         Ok(self.0.lock().unwrap().clone())
@@ -433,6 +440,36 @@ fn without_wireguards_link_nothing_leaves_in_clear() {
             }
         };
         assert_eq!(payload, b"a mark");
+    });
+}
+
+#[test]
+fn where_no_pod_is_left_no_link_is_and_the_next_one_is_reached_again() {
+    on_two_nodes(|mut cluster| {
+        for _ in 0..2 {
+            let web = cluster.pod(WEB, "a", 0, None);
+            let db = cluster.pod(DB, "a", 1, None);
+            cluster.apply();
+            let packet = Packet::udp((WEB, 1), (DB, 1), "web's");
+            web.send(&packet);
+            assert_eq!(db.next(), packet);
+            for (number, address) in [WEB, DB].into_iter().enumerate() {
+                cluster
+                    .machine(number)
+                    .network
+                    .detach(&address.to_string())
+                    .unwrap();
+                cluster
+                    .state
+                    .pods
+                    .remove(&PodState::sample(address.octets()[3] - 1).id);
+            }
+            cluster.apply();
+            for number in 0..2 {
+                let is_up = cluster.machine(number).mesh.ground().is_up;
+                assert!(!is_up);
+            }
+        }
     });
 }
 

@@ -104,6 +104,11 @@ impl Underlay for WireGuard {
         read.map(|(own, _)| own)
     }
 
+    fn stop(&mut self) -> Result<(), Error> {
+        let removed = self.routes.remove_link(WIREGUARD_LINK);
+        removed.map_err(failed("removing the link between nodes"))
+    }
+
     fn peers(&mut self) -> Result<BTreeMap<PublicKey, Peer>, Error> {
         let read = self
             .read()
