@@ -10,6 +10,7 @@ use hyper::{Method, Request};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::error::PeerError;
+use super::gather::Gather;
 use super::liveness::{Heard, Liveness};
 use super::wire::Wire;
 use super::{
@@ -49,7 +50,7 @@ impl Connection {
     pub async fn begin(peer: Arc<str>, wire: Wire) -> Result<Self, h2::Error> {
         let liveness = Arc::new(Liveness::new());
         let stream = Heard {
-            stream: wire,
+            stream: Gather::new(wire),
             liveness: Arc::clone(&liveness),
         };
         let (requests, mut connection) = Builder::new()

@@ -22,6 +22,7 @@ mod error;
 mod frames;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod gather;
 mod handshake;
 mod liveness;
 mod server;

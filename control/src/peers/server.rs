@@ -19,6 +19,7 @@ use tracing::{debug, info, warn};
 use super::admission::{Admission, Place};
 use super::client::{CALL, OPEN};
 use super::error::{PeerError, Refusal, RefusalKind};
+use super::gather::Gather;
 use super::handshake::Receive;
 use super::stream::{self, RecvHalf, SendHalf};
 use super::transfer::{self, BodyError};
@@ -173,7 +174,7 @@ impl Requests {
             .max_frame_size(HTTP_FRAME_MAX)
             .max_header_list_size(HEADERS_MAX)
             .max_send_buffer_size(SEND_BUFFER)
-            .handshake(wire);
+            .handshake(Gather::new(wire));
         let mut connection = match timeout(CONNECT_TIMEOUT, handshake).await {
             Ok(connection) => connection?,
             Err(_) => return Err(Reason::SETTINGS_TIMEOUT.into()),
