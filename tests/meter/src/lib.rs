@@ -86,12 +86,12 @@ pub unsafe extern "C" fn qemu_plugin_install(
     argc: c_int,
     argv: *const *const c_char,
 ) -> c_int {
-    let arguments = (0..usize::try_from(argc).unwrap_or(0)).filter_map(|at| {
+    let mut arguments = (0..usize::try_from(argc).unwrap_or(0)).filter_map(|at| {
         // SAFETY: as the caller promises.
         let argument = unsafe { CStr::from_ptr(*argv.add(at)) };
         argument.to_str().ok()
     });
-    let Some(path) = arguments.filter_map(|it| it.strip_prefix("counts=")).last() else {
+    let Some(path) = arguments.find_map(|it| it.strip_prefix("counts=")) else {
         eprintln!("hearth-meter: counts=FILE is missing");
         return 1;
     };
