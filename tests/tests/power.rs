@@ -280,6 +280,26 @@ fn containers_do_not_notice_that_control_is_killed() {
     following
         .stdout
         .wait_until("another tick", |text| text.matches("tick").count() > ticks);
+    // One that stands still is taken up as well, and does again.
+    docker.ok(&["pause", "clock"]);
+    node.side().kill("control");
+    node.wait_for_api();
+    assert_eq!(node.side().pids("vmm"), monitors);
+    eventually("it doesn't stand still", || {
+        let again = docker.run(&["pause", "clock"]);
+        again.stderr.contains("is already paused").then_some(())
+    });
+    assert_eq!(docker.inspect("clock")["State"]["Status"], "paused");
+    docker.ok(&["unpause", "clock"]);
+    let following = docker.start(&["logs", "-f", "clock"]);
+    let ticks = following
+        .stdout
+        .wait_for("tick 2\n")
+        .matches("tick")
+        .count();
+    following
+        .stdout
+        .wait_until("another tick", |text| text.matches("tick").count() > ticks);
     let waiting = docker.start(&["wait", "clock"]);
     docker.ok(&["exec", "clock", "touch", "/go"]);
     assert_eq!(waiting.finish().exits(0).text(), "19\n");

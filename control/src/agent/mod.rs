@@ -180,6 +180,10 @@ pub trait Runtime: Agent {
     fn may_start(&self, placed: &Placed) -> bool;
     /// The run whose process runs here, or whose end has yet to be reported.
     fn running(&self, id: &ContainerId) -> Option<Run>;
+    /// Have what runs of it stand still, or go on. Repeated: nothing.
+    async fn pause(&self, id: &ContainerId, paused: bool) -> Result<(), AgentError>;
+    /// Whether what runs of it stands still.
+    fn is_paused(&self, id: &ContainerId) -> bool;
     /// Returns once no microVM of it is left here.
     async fn ended(&self, id: &ContainerId);
     /// End what runs of it at once, without asking it.

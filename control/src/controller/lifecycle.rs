@@ -191,6 +191,17 @@ impl Controller {
         }
     }
 
+    /// Has what runs stand still, or go on. Returns once it does. Refused where nothing runs, and where that was asked for before.
+    pub async fn pause(&self, id: &ContainerId, paused: bool) -> Result<(), Error> {
+        let pause = Command::Pause {
+            id: *id,
+            at_ns: now_ns(),
+            paused,
+        };
+        self.propose(pause).await?;
+        self.gone(id, WaitCondition::Paused(paused)).await
+    }
+
     /// `stop`, then `start`.
     pub async fn restart(
         &self,

@@ -86,6 +86,8 @@ pub enum WaitCondition {
     Begun(u64),
     /// The same of the first start after the one of this number.
     BegunAfter(u64),
+    /// When what runs stands still, or doesn't, or nothing runs.
+    Paused(bool),
 }
 
 /// The handle that every API holds. Cheap to clone.

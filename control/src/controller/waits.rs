@@ -6,7 +6,9 @@ use std::sync::{Mutex, PoisonError};
 use tokio::sync::oneshot;
 
 use super::{Error, WaitCondition};
-use crate::state::{Change, Container, ContainerId, Exit, Failure, Object, Refusal, State, What};
+use crate::state::{
+    Change, Container, ContainerId, Exit, Failure, Object, Phase, Refusal, State, What,
+};
 
 /// Who waits, by container. Told by the state machine itself, so that nothing is missed and nobody lags.
 #[derive(Default)]
@@ -79,6 +81,9 @@ fn holds(condition: WaitCondition, container: &Container) -> bool {
         WaitCondition::NextExit | WaitCondition::Removed => false,
         WaitCondition::Begun(start) => {
             container.status.run.start >= start || !container.start_is_open()
+        }
+        WaitCondition::Paused(paused) => {
+            container.status.phase != Phase::Running || container.status.paused == paused
         }
         WaitCondition::BegunAfter(start) => {
             let over = container.wanted.start > start && !container.start_is_open();

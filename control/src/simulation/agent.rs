@@ -125,6 +125,7 @@ impl LocalAgent {
             exit: None,
             booted: false,
             deaf: placed.spec.command.iter().any(|word| word == DEAF),
+            paused: false,
             leased: look.clone(),
         };
         let (node, truth) = (self.machine.node, &self.machine.truth);
@@ -199,6 +200,21 @@ impl Runtime for Handle {
 
     fn running(&self, id: &ContainerId) -> Option<Run> {
         self.0.machine.here().processes.get(id).map(|it| it.run)
+    }
+
+    async fn pause(&self, id: &ContainerId, paused: bool) -> Result<(), AgentError> {
+        self.0.life.check().await;
+        let found = self.0.machine.change(|here| {
+            let process = here.processes.get_mut(id)?;
+            process.paused = paused;
+            Some(())
+        });
+        found.ok_or(AgentError::NotRunning(*id))
+    }
+
+    fn is_paused(&self, id: &ContainerId) -> bool {
+        let here = self.0.machine.here();
+        here.processes.get(id).is_some_and(|it| it.paused)
     }
 
     async fn ended(&self, id: &ContainerId) {

@@ -58,6 +58,7 @@ pub(super) struct Process {
     /// It has said that it runs.
     pub(super) booted: bool,
     pub(super) deaf: bool,
+    pub(super) paused: bool,
     /// Tells its monitor to look at the lease's page again. None: it keeps to none.
     pub(super) leased: Option<Arc<Notify>>,
 }

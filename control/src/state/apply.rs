@@ -86,6 +86,7 @@ impl State {
             Command::Signalled {
                 id, signal, end, ..
             } => self.signalled(id, *signal, *end, changes),
+            Command::Pause { id, paused, .. } => self.pause(id, *paused, changes),
             Command::Rename { id, name, .. } => self.rename(id, name, changes),
             Command::Remove { id, force, .. } => self.remove(id, *force, changes),
             Command::Assign {
@@ -157,6 +158,7 @@ impl Command {
             | Self::Stop { at_ns, .. }
             | Self::Restart { at_ns, .. }
             | Self::Signalled { at_ns, .. }
+            | Self::Pause { at_ns, .. }
             | Self::Rename { at_ns, .. }
             | Self::Remove { at_ns, .. }
             | Self::Assign { at_ns, .. }

@@ -70,6 +70,10 @@ pub enum What {
     },
     /// The kernel has killed in it for want of memory.
     OutOfMemory,
+    /// It stands still.
+    Paused,
+    /// It goes on.
+    Unpaused,
     /// It is gone.
     Removed,
     /// An image came from a registry.

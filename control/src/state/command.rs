@@ -9,7 +9,7 @@ use super::{
 
 /// The level of commands that this version understands: raised with each variant or field that an earlier version would misread. A
 /// command of a higher level than the cluster's is refused ([`Command::features`]).
-pub const FEATURES: u32 = 2;
+pub const FEATURES: u32 = 3;
 /// What every version understands.
 pub(super) const FIRST_FEATURES: u32 = 1;
 
@@ -87,6 +87,15 @@ pub enum Command {
         signal: Signal,
         /// It is meant to end.
         end: bool,
+    },
+    /// What runs is to stand still, or to go on. Refused where nothing runs, and where that is asked for already.
+    Pause {
+        /// Which.
+        id: ContainerId,
+        /// When.
+        at_ns: u64,
+        /// It is to stand still.
+        paused: bool,
     },
     /// Another name.
     Rename {
@@ -297,6 +306,15 @@ pub enum Report {
         /// How many processes of it so far.
         kills: u64,
     },
+    /// A run stands still, or goes on.
+    Paused {
+        /// Of what.
+        id: ContainerId,
+        /// Which.
+        run: Run,
+        /// It stands still.
+        paused: bool,
+    },
     /// Nothing of a pod that was given away runs there any more.
     Released {
         /// Which pod.
@@ -325,6 +343,7 @@ impl Command {
             // What earlier ones would lose.
             Self::SetCluster { from, to } if [from, to].into_iter().any(|it| it.is_of_2()) => 2,
             Self::RemoveNode { empty: true, .. } => 2,
+            Self::Pause { .. } => 3,
             _ => FIRST_FEATURES,
         }
     }
@@ -394,6 +413,12 @@ pub enum Refusal {
     /// It is not up and should be.
     #[error("container {0} is not running")]
     NotRunning(String),
+    /// It stands still, or is about to.
+    #[error("Container {0} is already paused")]
+    Paused(String),
+    /// It doesn't stand still.
+    #[error("Container {0} is not paused")]
+    NotPaused(String),
     /// Something else on the node has the port.
     #[error("Bind for {address}:{port} failed: port is already allocated")]
     PortInUse {

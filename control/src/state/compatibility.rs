@@ -179,6 +179,7 @@ fn name(command: &Command) -> &'static str {
         Command::Stop { .. } => "Stop",
         Command::Restart { .. } => "Restart",
         Command::Signalled { .. } => "Signalled",
+        Command::Pause { .. } => "Pause",
         Command::Rename { .. } => "Rename",
         Command::Remove { .. } => "Remove",
         Command::Assign { .. } => "Assign",
@@ -188,6 +189,7 @@ fn name(command: &Command) -> &'static str {
             Report::NotStarted { .. } => "Report/NotStarted",
             Report::Exited { .. } => "Report/Exited",
             Report::OutOfMemory { .. } => "Report/OutOfMemory",
+            Report::Paused { .. } => "Report/Paused",
             Report::Released { .. } => "Report/Released",
             Report::Image { .. } => "Report/Image",
         },
@@ -242,6 +244,11 @@ fn commands() -> Vec<Command> {
             signal: Signal::TERM,
             end: true,
         },
+        Command::Pause {
+            id,
+            at_ns: 5,
+            paused: true,
+        },
         Command::Rename {
             id,
             at_ns: 6,
@@ -280,6 +287,11 @@ fn commands() -> Vec<Command> {
             },
         }),
         report(Report::OutOfMemory { id, run, kills: 2 }),
+        report(Report::Paused {
+            id,
+            run,
+            paused: true,
+        }),
         report(Report::Released {
             pod: id.into(),
             epoch: 4,
@@ -369,6 +381,7 @@ fn state() -> State {
                 tell: true,
             }),
             removed: true,
+            paused: true,
         },
         status: Status {
             run: Run {
@@ -391,6 +404,7 @@ fn state() -> State {
             restarts: 4,
             short_runs: 5,
             oom_kills: 6,
+            paused: true,
         },
         layer: Some(Layer {
             container: id(7),

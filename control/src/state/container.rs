@@ -65,6 +65,9 @@ pub struct Wanted {
     /// It is to go once it has ended.
     #[serde(skip_serializing_if = "is_default")]
     pub removed: bool,
+    /// What runs is to stand still. Ends with the run, and with whatever else is asked of that.
+    #[serde(skip_serializing_if = "is_default")]
+    pub paused: bool,
 }
 
 /// How a run is to be ended.
@@ -451,6 +454,9 @@ pub struct Status {
     /// Processes of this run, or the last, that the kernel has killed for want of memory, as far as it was told.
     #[serde(skip_serializing_if = "is_default")]
     pub oom_kills: u64,
+    /// The run stands still.
+    #[serde(skip_serializing_if = "is_default")]
+    pub paused: bool,
 }
 
 /// Why a run could not begin.

@@ -6,12 +6,12 @@
 mod guest;
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, BufRead, Write};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 
 use hearth_vmm_api as api;
@@ -24,6 +24,8 @@ use self::guest::Guest;
 struct Said {
     /// The process that it claims to be; 0: itself.
     pid: AtomicU32,
+    /// It was asked to stand still.
+    paused: AtomicBool,
 }
 
 /// Serves as the monitor that this process has been started as, until the guest is shut down. `groups` is where the pods' control groups
@@ -56,7 +58,7 @@ pub unsafe fn serve(groups: &Path) -> io::Result<()> {
         // Connections stay open: whoever commands a monitor sees by their end that it is gone.
         let mut open = Vec::new();
         for stream in commands.incoming().filter_map(Result::ok) {
-            if let Ok(stream) = describe(stream, &config.name, &said) {
+            if let Ok(stream) = answer(stream, &config.name, &said) {
                 open.push(stream);
             }
         }
@@ -69,23 +71,36 @@ pub unsafe fn serve(groups: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The answer to whatever is asked.
-fn describe(mut stream: UnixStream, name: &str, said: &Said) -> io::Result<UnixStream> {
-    let description = api::Description {
+/// Answers the one command of a connection. What it is to do it says that it has done.
+fn answer(mut stream: UnixStream, name: &str, said: &Said) -> io::Result<UnixStream> {
+    let mut asked = String::new();
+    io::BufReader::new(&stream).read_line(&mut asked)?;
+    let answer = match serde_json::from_str(&asked)? {
+        api::Command::Describe => api::Answer::Description(describe(name, said)),
+        command => {
+            said.paused
+                .store(command == api::Command::Pause, Ordering::Relaxed);
+            api::Answer::Done
+        }
+    };
+    let mut line = serde_json::to_vec(&answer)?;
+    line.push(b'\n');
+    stream.write_all(&line)?;
+    Ok(stream)
+}
+
+fn describe(name: &str, said: &Said) -> api::Description {
+    api::Description {
         name: name.to_owned(),
         pid: match said.pid.load(Ordering::Relaxed) {
             0 => std::process::id(),
             claimed => claimed,
         },
-        paused: false,
+        paused: said.paused.load(Ordering::Relaxed),
         ready: true,
         exits_to_monitor: 0,
         exits: 0,
         running_since_ns: 0,
         reported_free: 0,
-    };
-    let mut line = serde_json::to_vec(&api::Answer::Description(description))?;
-    line.push(b'\n');
-    stream.write_all(&line)?;
-    Ok(stream)
+    }
 }

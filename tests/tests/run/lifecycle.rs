@@ -1,5 +1,7 @@
 //! From `create` to `rm`, and everything that may happen between.
 
+use hearth_tests::process::eventually;
+
 use crate::{detached, idle, plain, setup};
 
 /// Exits with 3 when asked to stop, and says that it is there.
@@ -51,6 +53,104 @@ fn kill_alone_is_137_and_is_not_done_twice() {
         .run(&["kill", &container.name])
         .exits(1)
         .fails_saying(&["is not running"]);
+}
+
+#[test]
+fn what_is_paused_does_nothing_until_it_goes_on() {
+    let (docker, busybox) = setup();
+    let counts = "n=0; while :; do n=$((n+1)); echo $n; sleep 0.2; done";
+    let container = detached(docker, "pause", &[], &[&busybox, "sh", "-c", counts]);
+    container.wait_for_log("3");
+    docker.ok(&["pause", &container.name]);
+    let said = || docker.ok(&["logs", &container.name]);
+    // What it had said is on its way; then nothing is.
+    let (mut before, mut same) = (said(), 0);
+    eventually("it goes on", || {
+        let now = said();
+        same = if now == before { same + 1 } else { 0 };
+        before = now;
+        (same == 10).then_some(())
+    });
+    docker.ok(&["unpause", &container.name]);
+    let next = before.lines().count() + 5;
+    container.wait_for_log(&next.to_string());
+    let lines: Vec<String> = (1..=next).map(|n| n.to_string()).collect();
+    let now = said();
+    assert!(now.lines().take(next).eq(lines.iter()), "{now}");
+}
+
+#[test]
+fn a_paused_container_is_shown_so_and_refuses_what_it_can_not_do() {
+    let (docker, busybox) = plain();
+    let container = idle(docker, &busybox, "paused");
+    let name = &container.name;
+    docker
+        .run(&["unpause", name])
+        .exits(1)
+        .fails_saying(&["is not paused"]);
+    docker.ok(&["pause", name]);
+    assert_eq!(container.field("/State/Status"), "paused");
+    assert_eq!(container.field("/State/Paused"), true);
+    assert_eq!(container.field("/State/Running"), true);
+    let listed = |format: &str| {
+        let by = format!("name={name}");
+        docker.ok(&[
+            "ps",
+            "--filter",
+            &by,
+            "--filter",
+            "status=paused",
+            "--format",
+            format,
+        ])
+    };
+    assert!(listed("{{.Status}}").ends_with(" (Paused)"));
+    assert_eq!(listed("{{.State}}"), "paused");
+    let is = "is already paused";
+    docker.run(&["pause", name]).exits(1).fails_saying(&[is]);
+    let words = ["is paused, unpause the container before exec"];
+    docker
+        .run(&["exec", name, "true"])
+        .exits(1)
+        .fails_saying(&words);
+    docker
+        .run(&["attach", name])
+        .exits(1)
+        .fails_saying(&["paused"]);
+    docker.run(&["rm", name]).exits(1).fails_saying(&["paused"]);
+    let of_it = format!("container={name}");
+    let events = |until: &str| {
+        let asked = [
+            "events", "--since", "1h", "--until", until, "--filter", &of_it, "--format",
+        ];
+        docker.ok(&[&asked[..], &["{{.Action}}"]].concat())
+    };
+    docker.ok(&["unpause", name]);
+    assert_eq!(container.field("/State/Status"), "running");
+    // The client's "now" is the second that has begun.
+    eventually("it is not told", || {
+        let told = events("0s");
+        let told: Vec<&str> = told.lines().filter(|it| it.ends_with("pause")).collect();
+        (told == ["pause", "unpause"]).then_some(())
+    });
+    // What it is stopped by it hears.
+    docker.ok(&["pause", name]);
+    docker.ok(&["stop", "-t", "1", name]);
+    assert_eq!(container.field("/State/Status"), "exited");
+    docker
+        .run(&["pause", name])
+        .exits(1)
+        .fails_saying(&["is not running"]);
+    docker.ok(&["start", name]);
+    docker.ok(&["pause", name]);
+    docker.ok(&["restart", "-t", "1", name]);
+    assert_eq!(container.field("/State/Status"), "running");
+    docker.ok(&["pause", name]);
+    docker.ok(&["kill", name]);
+    container.wait_for_status("exited");
+    docker.ok(&["start", name]);
+    docker.ok(&["pause", name]);
+    docker.ok(&["rm", "-f", name]);
 }
 
 #[test]
@@ -167,7 +267,7 @@ fn top_lists_the_containers_processes() {
         &[],
         &[&busybox, "sh", "-c", "sleep 4711 & wait"],
     );
-    let text = hearth_tests::process::eventually("top doesn't list the child", || {
+    let text = eventually("top doesn't list the child", || {
         let text = docker.ok(&["top", &container.name]);
         text.contains("sleep 4711").then_some(text)
     });

@@ -12,6 +12,7 @@
 //! | is not to run, or is to be another start's | runs | stop: signal, time, SIGKILL |
 //! | is to run, may run elsewhere, and the node's lease is over | nothing runs | wait |
 //! | is to start, and to be stopped already | nothing runs | say that it was called off |
+//! | is to stand still, or not to | does not, or does | have it stand still or go on, and say so |
 //! | is another node's now | runs | stop, then say that it is let go of |
 //! | does not exist | runs | end at once |
 //! | does not exist, or is another node's | files | remove |
@@ -320,6 +321,12 @@ impl Keeper {
                 Some(it) => (it.stop_signal(), it.stop_timeout_s().unwrap_or(u64::MAX)),
                 None => (Signal::KILL, 0),
             };
+            // One that stands still goes on, to hear it.
+            if runtime.is_paused(&id)
+                && let Err(error) = runtime.pause(&id, false).await
+            {
+                tracing::debug!(container = id.short(), %error, "having it go on");
+            }
             if let Err(error) = runtime.signal(&id, signal).await {
                 tracing::debug!(container = id.short(), %error, "stop signal");
             }

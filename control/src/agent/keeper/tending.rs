@@ -110,6 +110,12 @@ impl Tending {
         }
         self.ended_at = None;
         let wanted = &placed.wanted;
+        let paused = wanted.paused && wanted.up && wanted.start == run.start;
+        if placed.status.run == run
+            && let Some(next) = self.keep_paused(placed, run, paused).await
+        {
+            return next;
+        }
         if wanted.up && wanted.start == run.start {
             return Next::Settled;
         }
@@ -117,6 +123,26 @@ impl Tending {
             Some(stop) => self.stop(stop).await,
             // It has its signal already, and whatever time it takes.
             None => Next::Settled,
+        }
+    }
+
+    /// What runs stands still if it is to, and else does not; None: so it is, and it is told.
+    async fn keep_paused(&self, placed: &Placed, run: Run, paused: bool) -> Option<Next> {
+        let runtime = &self.keeper.inner.runtime;
+        if runtime.is_paused(&self.id) != paused
+            && let Err(error) = runtime.pause(&self.id, paused).await
+        {
+            tracing::warn!(container = self.id.short(), %error, paused, "having it stand still or go on");
+            return Some(Next::Ended(Some(Instant::now() + AGAIN)));
+        }
+        let report = Report::Paused {
+            id: self.id,
+            run,
+            paused,
+        };
+        match placed.status.paused == paused {
+            true => None,
+            false => Some(self.keeper.report(report).await),
         }
     }
 

@@ -4,13 +4,14 @@ use std::io;
 use std::sync::Arc;
 
 use hearth_guest_protocol::Request;
+use hearth_vmm_api::Command;
 use tokio::sync::oneshot;
 
 use super::entry::Run as EntryRun;
 use super::guest::Guest;
 use super::monitor::Monitor;
 use super::words::Words;
-use super::{Claim, Local, pod, pump};
+use super::{Claim, Local, command, pod, pump};
 use crate::clock::now_ns;
 use crate::network::Published;
 use crate::state::{ContainerId, Phase, Placed, Run};
@@ -113,6 +114,10 @@ async fn follow(
     }
     let log = entry.log.clone();
     let from = tokio::task::spawn_blocking(move || log.resume_run()).await??;
+    if container.wanted.paused || container.status.paused {
+        // Nobody is heard of who stands still. It does again once it is followed.
+        command::command(&local.paths.api_socket(id), Command::Resume).await?;
+    }
     let guest = Guest::new(local.paths.vsock_socket(id));
     let conversation = guest
         .open(&Request::Follow {

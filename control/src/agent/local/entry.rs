@@ -1,7 +1,7 @@
 //! What the agent holds for each container while this process lives: its log, who listens, and the run that is on.
 
 use std::pin::pin;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
@@ -67,6 +67,8 @@ pub struct Run {
     pub hurry: CancellationToken,
     /// Output taken from the guest, bytes.
     pub taken: AtomicU64,
+    /// Its microVM stands still.
+    pub paused: AtomicBool,
     /// Cancelled once its exit is known; its microVM has yet to write back and power off.
     pub exited: CancellationToken,
     /// stdin, opened by the first who writes. Held across the write: chunks of several clients don't mix.
@@ -90,6 +92,7 @@ impl Run {
             ports,
             hurry: CancellationToken::new(),
             taken: AtomicU64::new(0),
+            paused: AtomicBool::new(false),
             exited: CancellationToken::new(),
             input: tokio::sync::Mutex::default(),
         }

@@ -2,6 +2,7 @@
 
 mod adopt;
 mod cgroup;
+mod command;
 mod cores;
 mod entry;
 mod exec;
@@ -306,6 +307,24 @@ impl Runtime for LocalAgent {
 
     fn running(&self, id: &ContainerId) -> Option<RunNumber> {
         self.local.runs().get(id).and_then(|claim| claim.run)
+    }
+
+    async fn pause(&self, id: &ContainerId, paused: bool) -> Result<(), AgentError> {
+        let run = self.local.running(id)?;
+        let asked = match paused {
+            true => hearth_vmm_api::Command::Pause,
+            false => hearth_vmm_api::Command::Resume,
+        };
+        command::command(&self.local.paths.api_socket(id), asked)
+            .await
+            .map_err(|error| failed("having the microVM stand still or go on", error))?;
+        run.paused.store(paused, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn is_paused(&self, id: &ContainerId) -> bool {
+        let run = self.local.running(id);
+        run.is_ok_and(|run| run.paused.load(Ordering::Relaxed))
     }
 
     async fn ended(&self, id: &ContainerId) {

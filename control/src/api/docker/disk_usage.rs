@@ -104,7 +104,7 @@ fn describe(
             "Containers",
             containers,
             "SizeRw",
-            |container| container["State"] == "running",
+            |container| container["State"] == "running" || container["State"] == "paused",
         ),
         ("volume", "VolumeUsage", "Volumes", Vec::new(), "", |_| true),
         (

@@ -126,6 +126,7 @@ impl From<Refusal> for ApiError {
             | Refusal::Running(_)
             | Refusal::BeingRemoved(_)
             | Refusal::NotRunning(_)
+            | Refusal::Paused(_)
             | Refusal::TooMany { .. }
             | Refusal::ImageInUse { .. } => Self::conflict(message),
             // docker's status for it, and its words around it, which Compose looks for.
@@ -136,7 +137,7 @@ impl From<Refusal> for ApiError {
                 Self::unavailable(message)
             }
             // docker has no status of its own for it: clients look for the words.
-            Refusal::OutOfSequence => Self::internal(message),
+            Refusal::OutOfSequence | Refusal::NotPaused(_) => Self::internal(message),
             Refusal::NodeIsUp(_) | Refusal::LastManager => Self::bad_request(message),
             Refusal::NoSuchNode(_) => Self::not_found(message),
         }

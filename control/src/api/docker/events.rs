@@ -73,6 +73,8 @@ impl Event {
             What::Restarted => ("restart", None),
             What::Renamed { .. } => ("rename", None),
             What::OutOfMemory => ("oom", None),
+            What::Paused => ("pause", None),
+            What::Unpaused => ("unpause", None),
             What::Removed => match &change.object {
                 Object::Image { .. } => ("delete", None),
                 Object::Node(_) => ("remove", None),

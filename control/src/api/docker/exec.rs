@@ -6,7 +6,7 @@ use hyper::StatusCode;
 
 use super::answer::{self, Answer};
 use super::call::Call;
-use super::containers::{refuse_between_runs, terminal_size};
+use super::containers::{refuse_between_runs, refuse_paused, terminal_size};
 use super::detach::DetachKeys;
 use super::errors::ApiError;
 use super::hijack::{self, Ending, Manner};
@@ -27,6 +27,7 @@ pub async fn create(mut call: Call, name: &str) -> Answer {
     if !container.is_up() {
         return Err(not_running(&container));
     }
+    refuse_paused(&container, "exec")?;
     let spec = ExecSpec {
         args,
         env: asked.env.unwrap_or_default(),
@@ -90,6 +91,7 @@ pub async fn start(mut call: Call, id: &str) -> Answer {
     if !container.is_up() {
         return Err(not_running(&container));
     }
+    refuse_paused(&container, "exec")?;
     let size = match asked.console_size.as_deref() {
         Some(&[rows, columns]) if rows > 0 && columns > 0 => {
             u16::try_from(rows).ok().zip(u16::try_from(columns).ok())

@@ -94,18 +94,18 @@ pub fn version_of(node: NodeInfo) -> Answer {
 /// `GET /info`.
 pub async fn info(call: &Call) -> Answer {
     let node = call.controller().agent().node().await;
-    let (running, stopped, images) = {
+    let (running, paused, stopped, images) = {
         let state = call.controller().state();
         let own = || state.containers.of_tenant(&call.tenant);
-        let running = own()
-            .filter(|container| container.status.phase == Phase::Running)
-            .count();
+        let up = || own().filter(|container| container.status.phase == Phase::Running);
+        let paused = up().filter(|container| container.status.paused).count();
+        let running = up().count() - paused;
         let images = state
             .images
             .keys()
             .filter(|(tenant, _)| *tenant == call.tenant)
             .count();
-        (running, own().count() - running, images)
+        (running, paused, own().count() - running - paused, images)
     };
     let count = |number: usize| Some(i64::try_from(number).unwrap_or(i64::MAX));
     let gib = |bytes: u64| format!("{:.1}GiB", bytes as f64 / f64::from(1 << 30));
@@ -159,9 +159,9 @@ pub async fn info(call: &Call) -> Answer {
     let runtimes = [(RUNTIME.to_owned(), Runtime::default())];
     let shown = SystemInfo {
         id: Some(node.name.clone()),
-        containers: count(running + stopped),
+        containers: count(running + paused + stopped),
         containers_running: count(running),
-        containers_paused: Some(0),
+        containers_paused: count(paused),
         containers_stopped: count(stopped),
         images: count(images),
         driver: Some(DRIVER.to_owned()),

@@ -47,9 +47,15 @@ struct Here {
 struct Process {
     run: Run,
     exit: Option<Exit>,
+    paused: bool,
 }
 
 impl Machine {
+    pub fn is_paused(&self, id: &ContainerId) -> bool {
+        let here = self.here.lock().unwrap();
+        here.processes.get(id).is_some_and(|process| process.paused)
+    }
+
     pub fn new() -> Arc<Self> {
         Arc::new(Self {
             here: Mutex::default(),
@@ -119,7 +125,14 @@ impl Machine {
             epoch: 1,
         };
         self.change(|here| {
-            here.processes.insert(id, Process { run, exit });
+            here.processes.insert(
+                id,
+                Process {
+                    run,
+                    exit,
+                    paused: false,
+                },
+            );
             here.links.insert(id, layer);
             here.layers.insert(layer);
         });
@@ -229,7 +242,11 @@ impl Runtime for FakeAgent {
         self.machine.starting.fetch_add(1, Ordering::AcqRel);
         self.machine.may_start.acquire().await.unwrap().forget();
         self.machine.change(|here| {
-            let process = Process { run, exit: None };
+            let process = Process {
+                run,
+                exit: None,
+                paused: false,
+            };
             let other = here.processes.insert(placed.id, process);
             assert!(other.is_none(), "two runs of a container at a time");
             here.started.push(placed.id);
@@ -252,6 +269,20 @@ impl Runtime for FakeAgent {
     fn running(&self, id: &ContainerId) -> Option<Run> {
         let here = self.machine.here.lock().unwrap();
         here.processes.get(id).map(|process| process.run)
+    }
+    async fn pause(&self, id: &ContainerId, paused: bool) -> Result<(), AgentError> {
+        if !self.machine.runs(id) {
+            return Err(AgentError::NotRunning(*id));
+        }
+        self.machine.change(|here| {
+            if let Some(process) = here.processes.get_mut(id) {
+                process.paused = paused;
+            }
+        });
+        Ok(())
+    }
+    fn is_paused(&self, id: &ContainerId) -> bool {
+        self.machine.is_paused(id)
     }
     async fn ended(&self, id: &ContainerId) {
         self.machine
@@ -300,6 +331,13 @@ impl Runtime for FakeAgent {
 #[async_trait]
 impl Agent for FakeAgent {
     async fn signal(&self, id: &ContainerId, signal: Signal) -> Result<(), AgentError> {
+        // What stands still hears nothing.
+        self.machine
+            .until(|here| {
+                let process = here.processes.get(id);
+                (!process.is_some_and(|process| process.paused)).then_some(())
+            })
+            .await;
         if !self.machine.runs(id) {
             return Err(AgentError::NotRunning(*id));
         }

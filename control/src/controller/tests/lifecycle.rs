@@ -4,7 +4,7 @@ use futures_util::poll;
 
 use super::super::*;
 use super::node::{IMAGE, node, node_deaf_to, owner, until};
-use crate::state::{Phase, RestartPolicy, Signal};
+use crate::state::{FEATURES, NodeIs, Phase, RestartPolicy, Signal};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_with_rm_tells_its_exit_then_goes_with_its_files() {
@@ -149,6 +149,41 @@ async fn sigkill_is_answered_when_the_exit_is_committed() {
         let again = node.controller.kill(&id, Signal::KILL).await;
         assert!(matches!(again, Err(Error::Refused(Refusal::NotRunning(_)))));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_runs_stands_still_once_that_is_answered_and_goes_on_to_hear_a_signal() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = node_deaf_to(dir.path(), 1).await;
+    let is = NodeIs {
+        features: FEATURES,
+        ..NodeIs::default()
+    };
+    node.joins(node.own(), is).await;
+    let id = node.create("run", |_| {}).await;
+    let early = node.controller.pause(&id, true).await;
+    assert!(matches!(early, Err(Error::Refused(Refusal::NotRunning(_)))));
+    node.controller.start(&id).await.unwrap();
+    for paused in [true, false, true] {
+        node.controller.pause(&id, paused).await.unwrap();
+        assert_eq!(node.machine.is_paused(&id), paused);
+        assert_eq!(node.find(&id).status.paused, paused);
+        let again = node.controller.pause(&id, paused).await.unwrap_err();
+        assert!(again.to_string().contains("paused"), "{again}");
+    }
+    node.controller
+        .kill(&id, 1.try_into().unwrap())
+        .await
+        .unwrap();
+    assert_eq!(node.machine.signals(&id), [1]);
+    until(|| !node.find(&id).status.paused).await;
+    node.controller.pause(&id, true).await.unwrap();
+    assert!(node.controller.stop(&id, None, None).await.unwrap());
+    assert_eq!(node.machine.signals(&id), [1, 15]);
+    let told = node.next_events(11).await;
+    assert_eq!(told[..5], ["create", "start", "pause", "unpause", "pause"]);
+    assert_eq!(told.iter().filter(|what| **what == "unpause").count(), 3);
+    assert_eq!(told[10], "die", "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -179,6 +179,8 @@ impl Node {
                 What::Died { .. } => "die",
                 What::Signalled(_) => "kill",
                 What::Stopped => "stop",
+                What::Paused => "pause",
+                What::Unpaused => "unpause",
                 What::Restarted => "restart",
                 What::Removed => "destroy",
                 What::Wanted | What::Moved => continue,

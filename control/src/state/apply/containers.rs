@@ -150,6 +150,7 @@ impl State {
             wanted.start += 1;
             wanted.restart = restart;
             wanted.stop = stop;
+            wanted.paused = false;
         })?;
         if let Some(mut pod) = self.pods.change(&pod, self.revision) {
             pod.ports.clone_from(&ports);
@@ -189,6 +190,7 @@ impl State {
         };
         let container = self.change(id, |container| {
             container.wanted.up = false;
+            container.wanted.paused = false;
             container.wanted.stop = up.then(|| match container.wanted.stop {
                 // What is being killed stays so.
                 Some(kill) if kill.signal == Signal::KILL => Stop {
@@ -290,11 +292,37 @@ impl State {
         }
         // What ends may be to begin again: that start stands.
         let is_last = container.wanted.start == container.status.run.start;
-        let container = match end && is_last {
-            true => self.change(id, |container| container.wanted.up = false)?,
+        let (ends, goes_on) = (end && is_last, container.wanted.paused);
+        let container = match ends || goes_on {
+            // As docker: what stands still goes on, to hear it.
+            true => self.change(id, |container| {
+                container.wanted.up &= !ends;
+                container.wanted.paused = false;
+            })?,
             false => Arc::clone(container),
         };
         changes.of(&container, What::Signalled(signal));
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn pause(
+        &mut self,
+        id: &ContainerId,
+        paused: bool,
+        changes: &mut Changes,
+    ) -> Result {
+        let container = self.container(id)?;
+        if container.status.phase != Phase::Running {
+            return Err(Refusal::NotRunning(id.to_string()));
+        }
+        if container.wanted.paused == paused {
+            return Err(match paused {
+                true => Refusal::Paused(id.to_string()),
+                false => Refusal::NotPaused(id.to_string()),
+            });
+        }
+        let container = self.change(id, |container| container.wanted.paused = paused)?;
+        changes.of(&container, What::Wanted);
         Ok(Outcome::Done)
     }
 

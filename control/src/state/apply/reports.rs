@@ -32,6 +32,7 @@ impl State {
             Report::OutOfMemory { id, run, kills } => {
                 self.out_of_memory(node, id, *run, *kills, changes)
             }
+            Report::Paused { id, run, paused } => self.paused(node, id, *run, *paused, changes),
             Report::Released { pod, epoch } => self.released(node, pod, *epoch, changes),
             Report::Image {
                 image,
@@ -152,6 +153,7 @@ impl State {
             status.failure = failure.cloned();
             status.phase = Phase::Exited;
             status.pid = 0;
+            status.paused = false;
             status.finished_ns = at_ns;
             let more = container.policy_wants_more();
             let wanted = &mut container.wanted;
@@ -161,6 +163,7 @@ impl State {
             }
             // A start that was asked for meanwhile stands; one that is over is wanted no more, unless by its policy.
             wanted.up &= more || wanted.start > run.start;
+            wanted.paused = false;
         })?;
         if tell_of_memory {
             changes.of(&container, What::OutOfMemory);
@@ -213,6 +216,28 @@ impl State {
         Ok(Outcome::Done)
     }
 
+    fn paused(
+        &mut self,
+        node: NodeId,
+        id: &ContainerId,
+        run: Run,
+        paused: bool,
+        changes: &mut Changes,
+    ) -> Result {
+        let status = &self.container(id)?.status;
+        let news = status.phase == Phase::Running && status.paused != paused;
+        if !self.is_current(node, id, run)? || run != status.run || !news {
+            return Ok(Outcome::Unchanged);
+        }
+        let container = self.change(id, |container| container.status.paused = paused)?;
+        let what = match paused {
+            true => What::Paused,
+            false => What::Unpaused,
+        };
+        changes.of(&container, what);
+        Ok(Outcome::Done)
+    }
+
     fn released(&mut self, node: NodeId, pod: &PodId, epoch: u64, changes: &mut Changes) -> Result {
         let revision = self.revision;
         let Some(mut pod) = self.pods.change(pod, revision) else {
@@ -243,4 +268,5 @@ fn begun(status: &mut crate::state::Status, run: Run) {
     status.failure = None;
     status.exit.oom_killed = false;
     status.oom_kills = 0;
+    status.paused = false;
 }

@@ -16,6 +16,7 @@ use crate::state::What;
 pub async fn attach(call: Call, name: &str) -> Answer {
     let container = call.container(name)?;
     describe::refuse_between_runs(&container)?;
+    describe::refuse_paused(&container, "attach")?;
     let query = &call.query;
     let (live, stdin) = (query.flag("stream"), query.flag("stdin"));
     let (stdout, stderr) = (query.flag("stdout"), query.flag("stderr"));

@@ -11,6 +11,7 @@ use crate::state::{Container, Phase, Placed, State};
 pub fn state(container: &Container) -> &'static str {
     match container.phase() {
         Phase::Created => "created",
+        Phase::Running if container.status.paused => "paused",
         Phase::Running => "running",
         Phase::Exited if container.awaits_restart() => "restarting",
         // It has never run yet.
@@ -26,6 +27,17 @@ pub fn refuse_between_runs(container: &Container) -> Result<(), ApiError> {
     }
     Err(ApiError::conflict(format!(
         "Container {} is restarting, wait until the container is running",
+        container.id
+    )))
+}
+
+/// What needs a process that answers can't have it while that stands still; `doing`: what it needs it for.
+pub fn refuse_paused(container: &Container, doing: &str) -> Result<(), ApiError> {
+    if state(container) != "paused" {
+        return Ok(());
+    }
+    Err(ApiError::conflict(format!(
+        "Container {} is paused, unpause the container before {doing}",
         container.id
     )))
 }
@@ -52,6 +64,7 @@ pub fn status(container: &Container) -> String {
     match state(container) {
         "created" => "Created".to_owned(),
         "running" => format!("Up {}", timestamps::ago(status.started_ns)),
+        "paused" => format!("Up {} (Paused)", timestamps::ago(status.started_ns)),
         "restarting" => format!(
             "Restarting ({}) {} ago",
             status.exit.code,

@@ -140,12 +140,13 @@ fn state(container: &Container) -> ContainerState {
         status: Some(match word {
             "created" => ContainerStateStatusEnum::CREATED,
             "running" => ContainerStateStatusEnum::RUNNING,
+            "paused" => ContainerStateStatusEnum::PAUSED,
             "restarting" => ContainerStateStatusEnum::RESTARTING,
             _ => ContainerStateStatusEnum::EXITED,
         }),
-        // docker counts a container that waits for its next start as running.
-        running: Some(matches!(word, "running" | "restarting")),
-        paused: Some(false),
+        // docker counts a container that waits for its next start as running, and one that stands still.
+        running: Some(matches!(word, "running" | "restarting" | "paused")),
+        paused: Some(word == "paused"),
         restarting: Some(word == "restarting"),
         oom_killed: Some(status.exit.oom_killed),
         dead: Some(false),

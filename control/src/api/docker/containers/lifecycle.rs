@@ -2,6 +2,7 @@
 
 use hyper::StatusCode;
 
+use super::describe;
 use crate::agent::AgentError;
 use crate::api::docker::answer::{self, Answer};
 use crate::api::docker::call::Call;
@@ -94,6 +95,23 @@ pub async fn kill(call: &Call, name: &str) -> Answer {
     }
 }
 
+/// `POST …/pause` and `…/unpause`.
+pub async fn pause(call: &Call, name: &str, paused: bool) -> Answer {
+    let container = call.container(name)?;
+    if paused {
+        describe::refuse_between_runs(&container)?;
+    }
+    match call.controller().pause(&container.id, paused).await {
+        Ok(()) => answer::no_content(),
+        Err(Error::Refused(Refusal::NotRunning(_))) if paused => Err(ApiError::conflict(format!(
+            "Container {} is not running",
+            container.id
+        ))),
+        Err(Error::Refused(Refusal::NotRunning(id))) => Err(Refusal::NotPaused(id).into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// `POST …/rename`.
 pub async fn rename(call: &Call, name: &str) -> Answer {
     let new = call
@@ -134,11 +152,19 @@ pub async fn remove(call: &Call, name: &str) -> Answer {
     let container = call.container(name)?;
     let up = |state| {
         ApiError::conflict(format!(
-            "cannot remove container \"/{}\": container is {state}: stop the container before removing or force remove",
-            container.name
+            "cannot remove container \"/{}\": container is {state}: {}stop the container before removing or force remove",
+            container.name,
+            if state == "paused" {
+                "unpause and then "
+            } else {
+                ""
+            }
         ))
     };
     let force = call.query.flag("force");
+    if !force && container.status.paused {
+        return Err(up("paused"));
+    }
     if !force && container.is_up() {
         return Err(up("running"));
     }

@@ -221,6 +221,7 @@ fn summary(state: &State, container: &Placed) -> ContainerSummary {
         state: Some(match word {
             "created" => ContainerSummaryStateEnum::CREATED,
             "running" => ContainerSummaryStateEnum::RUNNING,
+            "paused" => ContainerSummaryStateEnum::PAUSED,
             "restarting" => ContainerSummaryStateEnum::RESTARTING,
             _ => ContainerSummaryStateEnum::EXITED,
         }),

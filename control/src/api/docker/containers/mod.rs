@@ -25,9 +25,9 @@ pub use attach::{attach, resize};
 pub use create::create;
 #[cfg(feature = "fuzzing")]
 pub use create::understand;
-pub use describe::refuse_between_runs;
+pub use describe::{refuse_between_runs, refuse_paused};
 pub use inspect::inspect;
-pub use lifecycle::{kill, remove, rename, restart, start, stop};
+pub use lifecycle::{kill, pause, remove, rename, restart, start, stop};
 pub use list::list;
 pub use logs::logs;
 pub use processes::top;

@@ -47,6 +47,8 @@ pub async fn top(call: &Call, name: &str) -> Answer {
             container.id
         )));
     }
+    // dockerd looks from outside; here it is the container that tells.
+    super::describe::refuse_paused(&container, "top")?;
     let processes = call
         .controller()
         .agent_of(&container)?

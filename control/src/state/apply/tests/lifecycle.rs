@@ -45,6 +45,67 @@ fn a_stop_a_kill_and_a_restart_are_told_in_dockers_order() {
 }
 
 #[test]
+fn what_runs_stands_still_until_it_is_to_go_on_or_anything_else_is_asked_of_it() {
+    let mut world = World::with(policy(RestartPolicy::Always));
+    let pause = |paused| Command::Pause {
+        id: id(1),
+        at_ns: 0,
+        paused,
+    };
+    let refused = |world: &mut World, paused| world.apply(pause(paused)).result.unwrap_err();
+    assert!(matches!(refused(&mut world, true), Refusal::NotRunning(_)));
+    world.start();
+    assert!(matches!(refused(&mut world, true), Refusal::NotRunning(_)));
+    world.begins();
+    assert!(matches!(refused(&mut world, false), Refusal::NotPaused(_)));
+    assert_eq!(world.ok(pause(true)), "(wanted)");
+    assert!(matches!(refused(&mut world, true), Refusal::Paused(_)));
+    let told = |world: &mut World, paused| {
+        let run = world.it().status.run;
+        let report = Report::Paused {
+            id: id(1),
+            run,
+            paused,
+        };
+        world.told(ONE, report)
+    };
+    assert_eq!(told(&mut world, true), "paused");
+    assert_eq!(told(&mut world, true), "");
+    assert!(world.it().status.paused && world.it().is_up());
+    assert_eq!(world.ok(pause(false)), "(wanted)");
+    assert_eq!(told(&mut world, false), "unpaused");
+    // Whatever ends it, or may, has it go on first.
+    let signal = Command::Signalled {
+        id: id(1),
+        at_ns: 0,
+        signal: Signal::HUP,
+        end: false,
+    };
+    world.ok(pause(true));
+    assert_eq!(world.ok(signal), "signalled 1");
+    assert!(!world.it().wanted.paused);
+    world.ok(pause(true));
+    world.restart();
+    assert!(!world.it().wanted.paused);
+    assert_eq!(told(&mut world, true), "paused", "its node was faster");
+    assert_eq!(world.ends(143), "died 143, stopped");
+    assert!(!world.it().status.paused);
+    assert_eq!(world.begins(), "started, restarted");
+    world.ok(pause(true));
+    world.stop();
+    assert!(!world.it().wanted.paused);
+    assert_eq!(world.ends(143), "died 143, stopped");
+    // It ends by itself, or its machine does; the next run of its policy doesn't stand still.
+    world.start();
+    world.begins();
+    world.ok(pause(true));
+    told(&mut world, true);
+    world.ends(137);
+    world.begins();
+    assert!(!world.it().wanted.paused && !world.it().status.paused);
+}
+
+#[test]
 fn a_restart_of_what_is_down_stops_nothing_when_that_ends_by_itself() {
     for begun in [false, true] {
         let mut world = World::with(ContainerSpec::default());

@@ -221,7 +221,8 @@ fn may_tell(state: &State, node: NodeId, report: &Report) -> bool {
     match report {
         Report::Started { id, run, .. }
         | Report::StartFailed { id, run, .. }
-        | Report::OutOfMemory { id, run, .. } => of_run(id, run),
+        | Report::OutOfMemory { id, run, .. }
+        | Report::Paused { id, run, .. } => of_run(id, run),
         Report::Exited { id, run, .. } => {
             let leaving = state.placed(id).is_some_and(|placed| {
                 placed.pod.previous == Some(node) && placed.status.run == *run

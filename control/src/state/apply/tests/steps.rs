@@ -43,6 +43,7 @@ pub enum OfContainer {
     Stop(Signal, Option<u64>, bool),
     Restart(Signal, Option<u64>),
     Signalled(Signal, bool),
+    Pause(bool),
     Rename(ContainerName),
     Remove(bool),
 }
@@ -63,6 +64,7 @@ pub enum Told {
     NotStarted(Off),
     Exited(Beside, Exit),
     OutOfMemory(Beside, u64),
+    Paused(Beside, bool),
     Released(Off),
     Image(String, u8, bool),
 }
@@ -194,6 +196,7 @@ fn of_container() -> impl Strategy<Value = OfContainer> {
             .prop_map(|(signal, timeout_s, tell)| OfContainer::Stop(signal, timeout_s, tell)),
         2 => (signals(), timeout()).prop_map(|(signal, timeout_s)| OfContainer::Restart(signal, timeout_s)),
         1 => (signals(), any::<bool>()).prop_map(|(signal, end)| OfContainer::Signalled(signal, end)),
+        2 => any::<bool>().prop_map(OfContainer::Pause),
         1 => names().prop_map(OfContainer::Rename),
         2 => any::<bool>().prop_map(OfContainer::Remove),
     ]
@@ -208,6 +211,7 @@ fn told() -> impl Strategy<Value = Told> {
         1 => off().prop_map(Told::NotStarted),
         3 => (beside(), exit).prop_map(|(run, exit)| Told::Exited(run, exit)),
         1 => (beside(), 0u64..4).prop_map(|(run, kills)| Told::OutOfMemory(run, kills)),
+        2 => (beside(), any::<bool>()).prop_map(|(run, paused)| Told::Paused(run, paused)),
         2 => off().prop_map(Told::Released),
         2 => (images(), 1u8..3, prop::bool::weighted(0.7))
             .prop_map(|(image, contents, present)| Told::Image(image, contents, present)),
@@ -347,6 +351,7 @@ impl Maker {
                         signal,
                         end,
                     },
+                    OfContainer::Pause(paused) => Command::Pause { id, at_ns, paused },
                     OfContainer::Rename(name) => Command::Rename { id, at_ns, name },
                     OfContainer::Remove(force) => Command::Remove { id, at_ns, force },
                 }
@@ -482,6 +487,11 @@ impl Told {
                 id,
                 run: beside_run(current, beside),
                 kills,
+            },
+            Self::Paused(beside, paused) => Report::Paused {
+                id,
+                run: beside_run(current, beside),
+                paused,
             },
             Self::Released(off) => Report::Released {
                 pod: id.into(),
