@@ -104,6 +104,7 @@ fn the_scripted_monitor_ends_with_its_lease() {
     // From here on its sockets end with it.
     drop((given, staged));
     let mut client = UnixStream::connect(at("api")).expect("it listens");
+    client.write_all(b"\"describe\"\n").expect("it listens");
     let mut described = [0];
     client.read_exact(&mut described).expect("it serves");
     let output = child.wait_with_output().expect("a child of ours");
