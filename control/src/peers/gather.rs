@@ -6,44 +6,27 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf};
 
-/// What is held at most, bytes: a frame of HTTP/2's least size goes through as it is.
-const HELD_MAX: usize = 16 << 10;
+/// What is held at most, bytes, and what each connection takes for it: what nodes ask each other is smaller, mostly. What is larger goes
+/// through as it is.
+const HELD_MAX: usize = 4 << 10;
 
 /// A stream whose writes are held until its writer has nothing more to write.
 pub struct Gather<S> {
-    stream: S,
-    held: Vec<u8>,
-    /// Bytes of what is held that are through.
-    sent: usize,
+    stream: BufWriter<S>,
     /// A flush has been put off for what else is ready.
     put_off: bool,
 }
 
-impl<S: AsyncWrite + Unpin> Gather<S> {
+impl<S: AsyncWrite> Gather<S> {
     pub fn new(stream: S) -> Self {
         Self {
-            stream,
-            held: Vec::new(),
-            sent: 0,
+            stream: BufWriter::with_capacity(HELD_MAX, stream),
             put_off: false,
         }
-    }
-
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.sent < self.held.len() {
-            let rest = &self.held[self.sent..];
-            match ready!(Pin::new(&mut self.stream).poll_write(cx, rest))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                written => self.sent += written,
-            }
-        }
-        // The memory goes too: most connections say something small now and then.
-        (self.held, self.sent, self.put_off) = (Vec::new(), 0, false);
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -53,36 +36,26 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gather<S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.held.len() + bytes.len() > HELD_MAX {
-            ready!(self.poll_send(cx))?;
-            if bytes.len() > HELD_MAX {
-                return Pin::new(&mut self.stream).poll_write(cx, bytes);
-            }
-        }
-        self.held.extend_from_slice(bytes);
-        Poll::Ready(Ok(bytes.len()))
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.held.is_empty() {
-            return Pin::new(&mut self.stream).poll_flush(cx);
-        }
-        if !self.put_off {
+        if !self.stream.buffer().is_empty() && !self.put_off {
             self.put_off = true;
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        ready!(self.poll_send(cx))?;
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.put_off &= flushed.is_pending();
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_send(cx))?;
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Gather<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gather<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -140,10 +113,10 @@ mod tests {
         assert!(Pin::new(&mut gather).poll_flush(&mut waits).is_pending());
         gather.write_all(b"body").await.unwrap();
         gather.flush().await.unwrap();
-        assert_eq!(gather.stream.writes, [b"headbody".to_vec()]);
-        assert_eq!(gather.stream.flushes, 1);
+        assert_eq!(gather.stream.get_ref().writes, [b"headbody".to_vec()]);
+        assert_eq!(gather.stream.get_ref().flushes, 1);
         gather.flush().await.unwrap();
-        assert_eq!(gather.stream.writes.len(), 1);
+        assert_eq!(gather.stream.get_ref().writes.len(), 1);
     }
 
     #[tokio::test]
@@ -151,19 +124,19 @@ mod tests {
         for most in [1, 7, 5000, usize::MAX] {
             let mut gather = taking(most);
             let mut sent = Vec::new();
-            for size in [0, 1, 100, 16_000, 400, 40_000, 16_384, 16_385, 3] {
+            for size in [0, 1, 100, 4_000, 400, 40_000, 4_096, 4_097, 3] {
                 let piece = vec![size as u8; size];
                 gather.write_all(&piece).await.unwrap();
                 sent.extend(piece);
                 if size % 3 == 0 {
                     gather.flush().await.unwrap();
-                    assert_eq!(gather.stream.writes.concat(), sent);
+                    assert_eq!(gather.stream.get_ref().writes.concat(), sent);
                 }
             }
             gather.write_all(b"last").await.unwrap();
             sent.extend(b"last");
             gather.shutdown().await.unwrap();
-            assert_eq!(gather.stream.writes.concat(), sent);
+            assert_eq!(gather.stream.get_ref().writes.concat(), sent);
         }
     }
 
