@@ -114,10 +114,8 @@ async fn follow(
     }
     let log = entry.log.clone();
     let from = tokio::task::spawn_blocking(move || log.resume_run()).await??;
-    if container.wanted.paused || container.status.paused {
-        // Nobody is heard of who stands still. It does again once it is followed.
-        command::command(&local.paths.api_socket(id), Command::Resume).await?;
-    }
+    // Nobody is heard of who stands still, and the state may have changed its mind since. It does again once it is followed.
+    command::command(&local.paths.api_socket(id), Command::Resume).await?;
     let guest = Guest::new(local.paths.vsock_socket(id));
     let conversation = guest
         .open(&Request::Follow {
