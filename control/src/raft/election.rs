@@ -151,7 +151,7 @@ struct Turn {
 }
 
 impl Turn {
-    /// `voters`: all of them, in the order of their ids. Whoever has led isn't waited for.
+    /// `voters`: all of them. Whoever has led isn't waited for.
     fn of(node: u64, voters: impl Iterator<Item = u64>, vote: Vote<u64>) -> Self {
         let led = vote.leader_id().voted_for().filter(|_| vote.is_committed());
         let others: Vec<u64> = voters.filter(|voter| Some(*voter) != led).collect();

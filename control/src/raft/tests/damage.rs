@@ -53,7 +53,8 @@ async fn refuses(dir: &Path) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bit_that_flips_is_found_or_changes_nothing() {
-    let (dir, replica) = written(20).await;
+    // Enough for what is kept to be a good part of what isn't zero: a file that was written few times is mostly earlier versions of a page.
+    let (dir, replica) = written(200).await;
     let cut = copied(dir.path());
     replica.close().await;
     let mut luck = StdRng::seed_from_u64(7);
@@ -75,8 +76,7 @@ async fn a_bit_that_flips_is_found_or_changes_nothing() {
             }
         }
     }
-    // Most of what isn't zero is in pages that nothing leads to any more.
-    assert!(found > 0);
+    assert!(found > FLIPS / 8, "{found} of {FLIPS}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

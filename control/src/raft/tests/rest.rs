@@ -86,8 +86,7 @@ async fn a_node_without_a_vote_that_asks_has_the_voters_find_it() {
     let began = Instant::now();
     assert_eq!(worker.propose(load(1)).await.unwrap(), Ok(Outcome::Done));
     let took = began.elapsed();
-    // The two seconds, and those for which it waits itself; the voters by themselves would take three times as long.
-    assert!(took < Duration::from_millis(2_300), "{took:?}");
+    assert!(took < Duration::from_secs(2), "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]
