@@ -360,7 +360,7 @@ fn idle_table(idle: &Value) -> String {
         return String::new();
     };
     let mut text = "\nWhat a node executes where nothing is asked of it, and how often something wakes its processor: the whole machine, emulated. Of a \
-                    cluster's members the leader is the first; the goal is twice what a node takes that is alone.\n\n\
+                    cluster's members the one that executes most is the first; the goal is twice what a node takes that is alone.\n\n\
                     | node | instructions | wakes | of one alone |\n|---|---|---|---|\n"
         .to_owned();
     let of = |measured: &Value| {

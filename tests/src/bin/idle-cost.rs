@@ -39,7 +39,7 @@ fn measure(nodes: &[&Node]) -> Result<Vec<Value>> {
             )
         })
         .collect();
-    // The leader first.
+    // The one that executes most first: the leader, mostly.
     measured.sort_by(|a, b| b.0.total_cmp(&a.0));
     let shown = |(instructions, wakes): &(f64, f64)| json!({ "instructions_per_s": instructions, "wakes_per_s": wakes });
     Ok(measured.iter().map(shown).collect())
